@@ -1,0 +1,1 @@
+"""A laboratory for learning-rate schedules on image classifiers."""

@@ -1,0 +1,257 @@
+"""The typed configuration of one run: what keys there are, what they may hold, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from harness.errors import UserError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Settings(BaseModel):
+    """Frozen; refuses unknown keys, wrong types (no silent conversion) and infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Data(_Settings):
+    val_fraction: Fraction
+    split_seed: Annotated[int, Field(ge=0)]
+    train_size: PositiveInt | None
+    crop_padding: Annotated[int, Field(ge=0, le=64)]
+    flip: bool
+
+
+class DigitsData(_Data):
+    """The UCI digits of scikit-learn."""
+
+    name: Literal["digits"]
+
+
+class TorchvisionData(_Data):
+    """A torchvision data set; `root` is the folder searched first and downloaded into."""
+
+    name: Literal["fashion_mnist", "mnist", "cifar10", "cifar100"]
+    root: str
+    download: bool
+
+
+class ImageFolderData(_Data):
+    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels."""
+
+    name: Literal["image_folder"]
+    root: str
+    image_size: Annotated[int, Field(ge=1, le=1024)]
+    channels: Literal[1, 3]
+
+
+class SyntheticData(_Data):
+    """Class patterns in noise, made from `split_seed`."""
+
+    name: Literal["synthetic"]
+    images: Annotated[int, Field(ge=10)]
+    classes: Annotated[int, Field(ge=2)]
+    image_size: Annotated[int, Field(ge=1, le=1024)]
+    channels: PositiveInt
+
+
+DataConfig = Annotated[DigitsData | TorchvisionData | ImageFolderData | SyntheticData, Field(discriminator="name")]
+
+
+class SmallCnnModel(_Settings):
+    """One block of convolution, batch norm, ReLU and pooling for each entry of `channels`."""
+
+    name: Literal["small_cnn"]
+    channels: Annotated[list[PositiveInt], Field(min_length=1)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class CifarResNetModel(_Settings):
+    """The ResNet of He et al. (2016), section 4.2; `depth` = 6n + 2."""
+
+    name: Literal["cifar_resnet"]
+    depth: int
+
+    @field_validator("depth")
+    @classmethod
+    def _is_6n_plus_2(cls, depth: int) -> int:
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError("must be 6n+2 with n of at least 1: 8, 14, 20, 32, 44, 56, 110, ...")
+        return depth
+
+
+class ResNet18Model(_Settings):
+    """ResNet-18 with a stem for small images."""
+
+    name: Literal["resnet18"]
+
+
+class TorchvisionModel(_Settings):
+    """A classification network that torchvision knows by the name `architecture`."""
+
+    name: Literal["torchvision"]
+    architecture: str
+
+
+ModelConfig = Annotated[
+    SmallCnnModel | CifarResNetModel | ResNet18Model | TorchvisionModel, Field(discriminator="name")
+]
+
+
+class ClassConfig(BaseModel):
+    """A class by its import path, `_target_`, and the arguments that it is called with.
+
+    Which arguments there are is the class's own affair: `schedule` and `optim` check them against its signature.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    target: Annotated[str, Field(alias="_target_", pattern=r"^\w+(\.\w+)+$")]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All keys but `_target_`, as plain Python values."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerConfig(ClassConfig):
+    """A torch optimizer; `groups` maps a group's name to `match` and the settings that differ in it."""
+
+    lr: Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
+    groups: dict[Annotated[str, Field(pattern=r"^\w+$")], dict[str, Any]]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The optimizer's keyword arguments, `lr` among them."""
+        return {"lr": self.lr, **(self.model_extra or {})}
+
+
+class CheckpointConfig(_Settings):
+    """How often a checkpoint is written, in epochs, and how many of the latest are kept."""
+
+    every: PositiveInt
+    keep: PositiveInt
+
+
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+
+
+class Config(_Settings):
+    """Everything that one run is made from."""
+
+    data: DataConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    scheduler: ClassConfig
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    precision: Precision
+    deterministic: bool
+    compile: bool
+    threads: PositiveInt | None
+    resume: str
+    checkpoint: CheckpointConfig
+
+
+_ALLOWED_TEXT = {
+    "device": "auto, cpu, cuda or cuda:N",
+    "precision": ", ".join(get_args(Precision)),
+    "_target_": "the import path of a class, such as torch.optim.lr_scheduler.MultiStepLR",
+}
+
+_TYPE_TEXT = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Check a nested mapping of plain values and make it a `Config`.
+
+    Raises:
+        UserError: with one line for each wrong setting: key, value and what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(details, values) for details in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:
+    path = _path_in(details["loc"], values)
+    key = ".".join(path)
+    if details["type"] == "missing":
+        return f"{key}: missing"
+    if details["type"] == "extra_forbidden":
+        fields = _fields_beside(details["loc"])
+        return f"{key}={details['input']}: unknown setting{closest(path[-1], fields)}; known: {', '.join(fields)}"
+    if details["type"] == "union_tag_invalid":
+        key, value = f"{key}.name", details["ctx"]["tag"]
+        return f"{key}={value}: must be one of {details['ctx']['expected_tags']}"
+    if details["type"] == "union_tag_not_found":
+        return f"{key}.name: missing"
+    allowed = _ALLOWED_TEXT.get(path[-1]) or _TYPE_TEXT.get(details["type"])
+    text = f"must be {allowed}" if allowed else _reworded(details["msg"])
+    return f"{key}={_shown(details['input'])}: {text}"
+
+
+def _reworded(message: str) -> str:
+    message = re.sub(r"^Value error, ", "", message)
+    return re.sub(r"^Input should be ", "must be ", message)
+
+
+def _shown(value: object) -> str:
+    """As the user would write it in YAML."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _path_in(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list[str]:
+    """Leave out of pydantic's location what is not in the user's configuration: the name of a union's member."""
+    path: list[str] = []
+    node: Any = values
+    for position, part in enumerate(location):
+        is_member = position == 1 and location[0] in ("data", "model") and isinstance(node, Mapping)
+        if is_member and node.get("name") == part:
+            continue
+        path.append(str(part))
+        if isinstance(node, Mapping):
+            node = node.get(part)
+    return path
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The names that the settings class at this place of the configuration has."""
+    group = location[0] if len(location) > 1 else None
+    if group == "checkpoint":
+        return list(CheckpointConfig.model_fields)
+    unions: dict[int | str | None, Any] = {"data": DataConfig, "model": ModelConfig}
+    if group in unions:
+        for member in get_args(get_args(unions[group])[0]):
+            if location[1] in get_args(member.model_fields["name"].annotation):
+                return list(member.model_fields)
+    return list(Config.model_fields)

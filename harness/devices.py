@@ -1,0 +1,98 @@
+"""Which device, number format and kernels a run uses, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from harness.config import Config
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The resolved device and precision; `reason` says in words how it came to them."""
+
+    device: torch.device
+    precision: str
+    reason: str
+
+    @property
+    def device_name(self) -> str:
+        """The GPU's product name, or `cpu`."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes: mixed precision for bf16 and fp16, nothing otherwise."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """The loss scaler that fp16 needs; for other precisions it passes everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock can be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def set_up(config: Config) -> Compute:
+    """Choose device and precision, and set torch's process-wide switches for them.
+
+    Raises:
+        UserError: for CUDA where there is none, and for a precision that the device does not have.
+    """
+    compute = _choose(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        # cuBLAS is deterministic only with a fixed workspace; it reads this when CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    # Filling new memory would only serve programs that read it before writing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if compute.precision == "tf32" else "highest")
+    return compute
+
+
+def _choose(config: Config) -> Compute:
+    if config.device == "cpu":
+        return Compute(torch.device("cpu"), _cpu_precision(config), "device=cpu")
+    missing = _why_no_cuda()
+    if missing is not None:
+        if config.device != "auto":
+            raise UserError(f"device={config.device}: {missing}; must be auto or cpu on this machine")
+        return Compute(torch.device("cpu"), _cpu_precision(config), f"device=auto: {missing}")
+    device = torch.device("cuda" if config.device == "auto" else config.device)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"device={config.device}: must be auto, cpu, cuda or cuda:0 to cuda:{last} on this machine")
+    device = torch.device("cuda", device.index or 0)
+    precision = config.precision
+    has_bf16 = torch.cuda.get_device_capability(device)[0] >= 8
+    if precision == "auto":
+        precision = "bf16" if has_bf16 else "fp32"
+    if precision in ("bf16", "tf32") and not has_bf16:
+        raise UserError(
+            f"precision={precision}: {torch.cuda.get_device_name(device)} lacks it; must be auto, fp32 or fp16"
+        )
+    return Compute(device, precision, f"device={config.device}: {torch.cuda.get_device_name(device)} found")
+
+
+def _why_no_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable CUDA device"
+    return None
+
+
+def _cpu_precision(config: Config) -> str:
+    if config.precision in ("tf32", "fp16"):
+        raise UserError(f"precision={config.precision}: needs a CUDA device; must be auto, fp32 or bf16 on the CPU")
+    return "fp32" if config.precision == "auto" else config.precision

@@ -1,0 +1,92 @@
+"""Pictures of one run: its schedule and its learning curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from harness.files import write_atomic
+from harness.schedule import LrPlan
+
+# Okabe and Ito's colours, told apart by the colour-blind; the dashes serve readers in greyscale.
+TRAIN, VAL, MARK = "#E69F00", "#0072B2", "#999999"
+GROUP_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("-", "--", "-.", ":")
+
+
+def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
+    """Draw the learning rate of every group over the epochs as a PNG.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    draw_plan(axes, plan)
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    save(path, figure)
+
+
+def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, title: str) -> None:
+    """Draw accuracy, loss and learning rate of the trained epochs (lines of metrics.jsonl) as a PNG.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    accuracy, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    epochs = [row["epoch"] for row in rows]
+    for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
+        for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
+            label = "training" if part == "train" else "validation"
+            axes.plot(epochs, [row[f"{part}_{kind}"] for row in rows], dash, color=colour, label=label)
+        _mark_drops(axes, plan)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    loss.set_yscale("log")
+    accuracy.set_ylabel("accuracy")
+    loss.set_ylabel("cross-entropy (nats)")
+    draw_plan(lr, plan)
+    lr.set_xlabel("epoch")
+    accuracy.set_title(title)
+    save(path, figure)
+
+
+def draw_plan(axes: Axes, plan: LrPlan) -> None:
+    """Draw the rates of a plan as steps on a logarithmic axis."""
+    for index, name in enumerate(plan.groups):
+        rates = [epoch[index] for epoch in plan.rates]
+        colour, dash = GROUP_COLOURS[index % len(GROUP_COLOURS)], DASHES[index % len(DASHES)]
+        axes.step(range(plan.epochs + 1), [*rates, rates[-1]], dash, where="post", color=colour, label=name)
+    if all(rate > 0 for epoch in plan.rates for rate in epoch):
+        axes.set_yscale("log")
+    axes.set_ylabel("learning rate")
+    axes.grid(alpha=0.3)
+    if len(plan.groups) > 1:
+        axes.legend()
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_atomic(path, lambda file: file.write(picture.getvalue()))
+
+
+def _mark_drops(axes: Axes, plan: LrPlan) -> None:
+    """A line where a decay by half or more begins; smooth schedules get none."""
+    for change in plan.changes:
+        if any(new <= old / 2 for old, new in zip(change.before, change.after, strict=True)):
+            axes.axvline(change.epoch - 0.5, color=MARK, linestyle=":", linewidth=1)

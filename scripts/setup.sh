@@ -1,0 +1,21 @@
+# Sourced by the other scripts: makes .venv if it is missing and installs the project with the extras named in $1.
+# Reuses what is installed until pyproject.toml changes. PYTHON names the interpreter to begin with.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python="${PYTHON:-python3}"
+stamp=".venv/.installed-$1-$(sha256sum pyproject.toml | cut -c1-16)"
+if [ ! -e "$stamp" ]; then
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "error: PYTHON=$python: must be Python 3.11 or newer" >&2
+        exit 2
+    fi
+    if [ ! -x .venv/bin/python ]; then
+        echo "making .venv"
+        rm -rf .venv
+        "$python" -m venv .venv || { echo "error: $python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
+    fi
+    echo "installing into .venv (torch is large: a few minutes the first time)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    touch "$stamp"
+fi

@@ -1,0 +1,16 @@
+"""Train one image classifier, or a sweep of them with -m: python train.py scheduler=multistep epochs=50 seed=1."""
+
+import hydra
+from omegaconf import DictConfig
+
+from harness import cli
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def train(config: DictConfig) -> None:
+    """One job of Hydra; conf/ says what can be set, harness/run.py what happens."""
+    cli.run_job(config)
+
+
+if __name__ == "__main__":
+    cli.main(train)
