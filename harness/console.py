@@ -73,8 +73,8 @@ class EpochDisplay:
         self._seconds.append(row["seconds"])
         left = (self.epochs - 1 - row["epoch"]) * sum(self._seconds) / len(self._seconds)
         numbers = (
-            f"train {row['train_loss']:.4f} {row['train_accuracy']:.2%}  "
-            f"val {row['val_loss']:.4f} {row['val_accuracy']:.2%}  "
+            f"train {_loss(row['train_loss'])} {row['train_accuracy']:.2%}  "
+            f"val {_loss(row['val_loss'])} {row['val_accuracy']:.2%}  "
             f"lr {rates_text(row['lr'])}  {row['images_per_second']:,.0f} img/s  {_clock(left)} left"
         )
         if self._bar is not None:
@@ -88,6 +88,12 @@ def rates_text(rates: Mapping[str, float]) -> str:
     if len(rates) == 1:
         return f"{next(iter(rates.values())):.4g}"
     return " ".join(f"{name}={rate:.4g}" for name, rate in rates.items())
+
+
+def _loss(value: float | None) -> str:
+    if value is None:
+        return "nan"
+    return f"{value:.4f}" if value < 1000 else f"{value:.4g}"
 
 
 def _clock(seconds: float) -> str:

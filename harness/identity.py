@@ -64,7 +64,7 @@ def versions() -> dict[str, str | None]:
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
         "cuda": torch.version.cuda,
         "cudnn": None if cudnn is None else str(cudnn),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,12 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, tit
     for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
         for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
             label = "training" if part == "train" else "validation"
-            axes.plot(epochs, [row[f"{part}_{kind}"] for row in rows], dash, color=colour, label=label)
+            axes.plot(epochs, [_number(row[f"{part}_{kind}"]) for row in rows], dash, color=colour, label=label)
         _mark_drops(axes, plan)
         axes.legend()
         axes.grid(alpha=0.3)
-    loss.set_yscale("log")
+    if any(_number(row[name]) > 0 for row in rows for name in ("train_loss", "val_loss")):
+        loss.set_yscale("log")
     accuracy.set_ylabel("accuracy")
     loss.set_ylabel("cross-entropy (nats)")
     draw_plan(lr, plan)
@@ -83,6 +85,10 @@ def save(path: Path, figure: Figure) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_atomic(path, lambda file: file.write(picture.getvalue()))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _mark_drops(axes: Axes, plan: LrPlan) -> None:

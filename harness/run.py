@@ -227,16 +227,16 @@ def _train(training: _Training, tracker: Tracker) -> None:
             row = {
                 "epoch": epoch,
                 "lr": rates,
-                "train_loss": score.loss,
+                "train_loss": _finite(score.loss),
                 "train_accuracy": score.accuracy,
-                "val_loss": val.loss,
+                "val_loss": _finite(val.loss),
                 "val_accuracy": val.accuracy,
                 "images_per_second": len(training.dataset.train) / (trained - began),
                 "seconds": time.perf_counter() - began,
                 "reused": False,
             }
-            _check_finite(row)
             training.rows.append(row)
+            _warn_if_diverged(training.rows)
             tracker.epoch(row)
             display.finished(row)
             is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best["epoch"])
@@ -257,14 +257,23 @@ def _rates(training: _Training, epoch: int) -> dict[str, float]:
     return rates
 
 
-def _check_finite(row: Mapping[str, Any]) -> None:
-    for name in ("train_loss", "val_loss"):
-        if not math.isfinite(row[name]):
-            lr = rates_text(row["lr"])
-            raise UserError(
-                f"training diverged: {name} is {row[name]} in epoch {row['epoch']} at learning rate {lr}; "
-                "lower optimizer.lr"
-            )
+def _finite(value: float) -> float | None:
+    """The value, or None, JSON's null, for NaN and infinities."""
+    return value if math.isfinite(value) else None
+
+
+def _warn_if_diverged(rows: list[dict[str, Any]]) -> None:
+    """Say in which epoch the loss stopped being a number.
+
+    The run goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
+    """
+    lost = [None in (row["train_loss"], row["val_loss"]) for row in rows]
+    if lost[-1] and not any(lost[:-1]):
+        log.warning(
+            "training diverged in epoch %d at learning rate %s: losses that are no number are recorded as null",
+            rows[-1]["epoch"],
+            rates_text(rows[-1]["lr"]),
+        )
 
 
 def _save_checkpoint(training: _Training) -> None:
@@ -286,7 +295,7 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
     summary = _write_summary(
         training,
         "completed",
-        test_loss=test.loss,
+        test_loss=_finite(test.loss),
         test_accuracy=test.accuracy,
         weights_sha256=weights_sha256(training.model),
     )
@@ -308,7 +317,7 @@ def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _write_summary(training: _Training, status: str, **results: Any) -> dict[str, Any]:
-    """Write summary.json and the pictures; what a run that did not complete lacks is null."""
+    """Write the pictures and, last, summary.json; what a run that did not complete lacks is null."""
     rows, config = training.rows, training.request.config
     reused = sum(row["reused"] for row in rows)
     summary: dict[str, Any] = {
@@ -329,8 +338,8 @@ def _write_summary(training: _Training, status: str, **results: Any) -> dict[str
         "versions": identities.versions(),
         **results,
     }
-    write_json(training.request.folder / SUMMARY, summary)
     _draw(training)
+    write_json(training.request.folder / SUMMARY, summary)
     return summary
 
 

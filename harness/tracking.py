@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ class Tracker:
             "throughput/images_per_second": row["images_per_second"],
         }
         for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, row["epoch"], walltime=when)
+            self._writer.add_scalar(tag, math.nan if value is None else value, row["epoch"], walltime=when)
 
     def _add_summary(self, summary: Any) -> None:
         assert self._writer.file_writer is not None
