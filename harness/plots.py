@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from harness.files import write_atomic
 from harness.schedule import LrPlan
@@ -53,6 +54,8 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, tit
         axes.grid(alpha=0.3)
     if any(_number(row[name]) > 0 for row in rows for name in ("train_loss", "val_loss")):
         loss.set_yscale("log")
+        for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     accuracy.set_ylabel("accuracy")
     loss.set_ylabel("cross-entropy (nats)")
     draw_plan(lr, plan)
@@ -66,7 +69,7 @@ def draw_plan(axes: Axes, plan: LrPlan) -> None:
     for index, name in enumerate(plan.groups):
         rates = [epoch[index] for epoch in plan.rates]
         colour, dash = GROUP_COLOURS[index % len(GROUP_COLOURS)], DASHES[index % len(DASHES)]
-        axes.step(range(plan.epochs + 1), [*rates, rates[-1]], dash, where="post", color=colour, label=name)
+        axes.step(range(plan.epochs), rates, dash, where="mid", color=colour, label=name)
     if all(rate > 0 for epoch in plan.rates for rate in epoch):
         axes.set_yscale("log")
     axes.set_ylabel("learning rate")

@@ -1,0 +1,366 @@
+"""The content of a report as a list of blocks, which report.md and report.html merely write down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness import report_words as words
+from harness.compare import Comparison, Decay, Difference, Group, Result
+from harness.compare_groups import setting_text
+from harness.compare_results import DECAY_FACTOR
+from harness.compare_stats import Estimate
+
+ROWS = 25  # of a table; the rest are counted
+KEPT_APART = 10  # groups that get a table each
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title; level 1 is the report's."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell; `value` is what a reader would sort it by, None if that is its text."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column is text, the others are numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file of the report, by name, and what it shows."""
+
+    name: str
+    caption: str
+
+
+Block = Heading | Paragraph | Bullets | Table | Picture
+
+
+def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[Block]:
+    """The whole report, in reading order."""
+    blocks: list[Block] = [Heading("Learning-rate schedules compared", 1), Paragraph(scope(comparison))]
+    blocks += _results(comparison)
+    blocks += [Heading("What can be claimed"), Paragraph(words.headline(comparison))]
+    blocks += _bullets([*words.verdicts(comparison), *words.cautions(comparison)])
+    blocks += _differences(comparison)
+    if pictures:
+        blocks += [Heading("Pictures"), *pictures]
+    blocks += _decays(comparison)
+    blocks += _schedules(comparison)
+    blocks += _apart(comparison)
+    blocks += _left_out(comparison)
+    return blocks + _method(comparison)
+
+
+def scope(comparison: Comparison) -> str:
+    """What is compared: how many runs, of what, and what was left aside."""
+    main, found = comparison.main, len(comparison.runs.runs)
+    if main is None:
+        return f"{words.plural(found, 'run')} found, none of which can be counted."
+    seeds = {seed for variant in main.variants for seed in variant.seeds}
+    known = {"model.name": "model", "data.name": "data", "optimizer._target_": "optimizer"}
+    facts = [f"{name} {main.identity[key]}" for key, name in known.items() if key in main.identity]
+    parts = [
+        words.plural(main.size, "run"),
+        words.plural(len(main.variants), "schedule"),
+        words.plural(len(seeds), "seed"),
+        words.plural(main.epochs, "epoch"),
+        *facts,
+    ]
+    apart = sum(group.size for group in comparison.groups[1:])
+    rest = [f"{apart:,} kept apart as not comparable"] if apart else []
+    rest += [f"{len(comparison.left_out):,} left out"] if comparison.left_out else []
+    aside = f" Of {words.plural(found, 'run')} found, {words.listed(rest)}." if rest else ""
+    return f"{', '.join(parts)}.{aside}"
+
+
+def _bullets(items: Sequence[str]) -> list[Block]:
+    return [Bullets(tuple(items))] if items else []
+
+
+def _cut(rows: Sequence[tuple[Cell, ...]], what: str) -> list[Block]:
+    """A sentence that says how many rows a table leaves out, where it does."""
+    if len(rows) <= ROWS:
+        return []
+    more = len(rows) - ROWS
+    return [Paragraph(f"{more:,} more {what} are in comparison.json; runs.csv has every run.")]
+
+
+def result_columns() -> tuple[str, ...]:
+    """Titles of the main table."""
+    return (
+        "Schedule",
+        "Seeds",
+        "Val acc. %",
+        "Best val acc. %",
+        "Val loss",
+        "Test acc. %",
+        "Epochs to target",
+        "Seconds to target",
+        "Best epoch",
+        "Late spread, points",
+        "Images/s",
+    )
+
+
+def result_row(result: Result, baseline: str | None) -> tuple[Cell, ...]:
+    """A result as a row of the main table."""
+    mark = " (baseline)" if result.label == baseline else ""
+    return (
+        Cell(result.label + mark),
+        Cell(str(len(result.variant.runs)), len(result.variant.runs)),
+        Cell(words.percent(result.final_val_accuracy), result.final_val_accuracy.mean),
+        Cell(words.percent(result.best_val_accuracy), result.best_val_accuracy.mean),
+        Cell(words.loss(result.final_val_loss), result.final_val_loss.mean),
+        Cell(words.percent(result.test_accuracy), result.test_accuracy.mean),
+        Cell(words.target_text(result, result.epochs_to_target, 1), result.epochs_to_target.mean),
+        Cell(words.target_text(result, result.seconds_to_target, 1), result.seconds_to_target.mean),
+        Cell(words.with_half_width(result.best_epoch, 1), result.best_epoch.mean),
+        Cell(words.percent(result.spread), result.spread.mean),
+        Cell(words.with_half_width(result.images_per_second, 0), result.images_per_second.mean),
+    )
+
+
+def _results(comparison: Comparison) -> list[Block]:
+    if not comparison.results:
+        return []
+    baseline = comparison.baseline
+    rows = tuple(result_row(result, baseline) for result in comparison.leading(ROWS))
+    legend = (
+        "Mean ± half width of the 95 % interval (Student's t) over the seeds. Ranked by final validation "
+        "accuracy; the test accuracy is shown and never ranked on. Losses are in nats. Best epoch counts "
+        "from 0. Late spread: highest less lowest validation accuracy in the last tenth of the epochs (at "
+        f"least two). {words.target_note(comparison)}"
+    )
+    cut = len(comparison.results) - len(rows)
+    more = [Paragraph(f"{cut:,} more schedules are in comparison.json; runs.csv has every run.")] if cut else []
+    return [Heading("Results"), Table(result_columns(), rows), *more, Paragraph(legend)]
+
+
+def _differences(comparison: Comparison) -> list[Block]:
+    if comparison.baseline is None:
+        return []
+    rank = {result.label: place for place, result in enumerate(comparison.results)}
+    ordered = sorted(comparison.differences, key=lambda d: (d.metric == "final_val_loss", rank[d.label]))
+    rows = [_difference_row(difference) for difference in ordered]
+    columns = (
+        "Alternative",
+        "Metric",
+        "Seeds",
+        "Difference [95 % interval]",
+        "p, paired t",
+        "p, permutation",
+        "p, Holm",
+        "Verdict",
+    )
+    accuracy = rows[: len(rows) // 2]
+    loss = rows[len(rows) // 2 :]
+    table = Table(columns, (*accuracy[:ROWS], *loss[:ROWS]))
+    text = (
+        "Alternative less baseline, paired by seed, in percentage points of accuracy and nats of loss. "
+        f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
+        f"{words.plural(comparison.tests, 'test')} of this table, both metrics together. The intervals are "
+        "not corrected."
+    )
+    return [
+        Heading(f"Differences from {comparison.baseline}"),
+        table,
+        *_cut(accuracy, "alternatives"),
+        Paragraph(text),
+    ]
+
+
+def _difference_row(difference: Difference) -> tuple[Cell, ...]:
+    pair, metric = difference.paired, difference.metric
+    unit = "loss" if metric == "final_val_loss" else "accuracy"
+    return (
+        Cell(difference.label),
+        Cell(unit),
+        Cell(str(len(pair.seeds)), len(pair.seeds)),
+        Cell(words.change(pair.estimate, metric), pair.estimate.mean),
+        Cell(words.p_text(pair.p_t), pair.p_t),
+        Cell(words.p_text(pair.p_permutation), pair.p_permutation),
+        Cell(words.p_text(difference.p_holm), difference.p_holm),
+        Cell(difference.verdict),
+    )
+
+
+def _decays(comparison: Comparison) -> list[Block]:
+    if not comparison.results:
+        return []
+    rule = (
+        f"A decay is an epoch whose learning rate is at most {DECAY_FACTOR:g} times that of the epoch "
+        "before: of a smooth schedule such as cosine the last few epochs at most. The arrow leads from the "
+        "end of the last epoch at the old rate to the end of up to three epochs at the new one, fewer if the "
+        "next decay or the end comes first. Changes are means over seeds with the 95 % interval; the "
+        "baseline's change over the same epochs shows what time alone would have brought."
+    )
+    rows = [_decay_row(decay) for decay in comparison.decays]
+    if not rows:
+        return [Heading("What each decay did"), Paragraph(f"No schedule has a decay. {rule}")]
+    columns = (
+        "Schedule",
+        "Epoch",
+        "Rate times",
+        "Epochs after",
+        "Val acc. %",
+        "Change, points",
+        "Baseline's, points",
+        "Val loss",
+        "Change, nats",
+        "Baseline's, nats",
+    )
+    return [
+        Heading("What each decay did"),
+        Table(columns, tuple(rows[:ROWS])),
+        *_cut(rows, "decays"),
+        Paragraph(rule),
+    ]
+
+
+def _decay_row(decay: Decay) -> tuple[Cell, ...]:
+    accuracy, loss = "accuracy", "loss"
+    return (
+        Cell(decay.label),
+        Cell(str(decay.epoch), decay.epoch),
+        Cell(f"{decay.factor:.3g}", decay.factor),
+        Cell(str(decay.epochs_after), decay.epochs_after),
+        Cell(_from_to(decay.accuracy_before, decay.accuracy_after, accuracy), decay.accuracy_after.mean),
+        Cell(words.change(decay.accuracy_change, accuracy), decay.accuracy_change.mean),
+        Cell(words.change(decay.baseline_accuracy_change, accuracy), decay.baseline_accuracy_change.mean),
+        Cell(_from_to(decay.loss_before, decay.loss_after, loss), decay.loss_after.mean),
+        Cell(words.change(decay.loss_change, loss), decay.loss_change.mean),
+        Cell(words.change(decay.baseline_loss_change, loss), decay.baseline_loss_change.mean),
+    )
+
+
+def _from_to(before: Estimate, after: Estimate, metric: str) -> str:
+    if before.mean is None or after.mean is None:
+        return words.NOTHING
+    return f"{words.amount(before.mean, metric)} → {words.amount(after.mean, metric)}"
+
+
+def _schedules(comparison: Comparison) -> list[Block]:
+    if not comparison.results:
+        return []
+    rows = []
+    for result in comparison.leading(ROWS):
+        variant = result.variant
+        settings = {**variant.arguments, **variant.settings}
+        text = ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items())
+        seeds = words.listed([str(seed) for seed in variant.seeds], 12)
+        rows.append((Cell(variant.label), Cell(variant.target), Cell(text or words.NOTHING), Cell(seeds)))
+    return [Heading("Schedules"), Table(("Schedule", "Class", "Settings", "Seeds"), tuple(rows))]
+
+
+def _apart(comparison: Comparison) -> list[Block]:
+    if not comparison.apart:
+        return []
+    blocks: list[Block] = [
+        Heading("Kept apart"),
+        Paragraph(
+            "These runs were made under other circumstances than the ones above and are not averaged or "
+            "compared with them. To compare them among themselves, give their folders alone."
+        ),
+    ]
+    columns = result_columns()[:6]
+    for number, (group, results) in enumerate(comparison.apart[:KEPT_APART], start=1):
+        rows = tuple(result_row(result, None)[:6] for result in results[:ROWS])
+        blocks += [
+            Heading(f"Group {number}: {words.plural(group.size, 'run')}", 3),
+            Bullets(tuple(_difference_lines(group))),
+            Table(columns, rows),
+        ]
+        if len(results) > ROWS:
+            blocks.append(Paragraph(f"{len(results) - ROWS:,} more schedules are in comparison.json."))
+    if len(comparison.apart) > KEPT_APART:
+        more = len(comparison.apart) - KEPT_APART
+        blocks.append(Paragraph(f"{words.plural(more, 'more group')} in comparison.json."))
+    return blocks
+
+
+def _difference_lines(group: Group) -> list[str]:
+    lines = [f"{key}: {_value(here)} instead of {_value(main)}" for key, (main, here) in group.differs.items()]
+    names = [run.name for variant in group.variants for run in variant.runs]
+    return [*lines, f"runs: {words.listed(names, 5)}"]
+
+
+def _value(value: object) -> str:
+    text = "nothing" if value is None else setting_text(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def left_out_lines(comparison: Comparison, most: int) -> list[str]:
+    """The runs that are in no statistic, with the reason; at most so many, the rest are counted."""
+    runs = {run.name: run for run in comparison.runs.runs}
+    lines = []
+    for name, reason in list(comparison.left_out.items())[:most]:
+        status = "" if runs[name].status in reason or runs[name].counts else f"{runs[name].status}: "
+        lines.append(f"{name}: {status}{reason if len(reason) <= 300 else reason[:297] + '...'}")
+    if len(comparison.left_out) > most:
+        lines.append(f"{len(comparison.left_out) - most:,} more, each with its reason in runs.csv")
+    return lines
+
+
+def _left_out(comparison: Comparison) -> list[Block]:
+    blocks: list[Block] = []
+    if comparison.left_out:
+        blocks += [Heading("Runs left out of the statistics"), *_bullets(left_out_lines(comparison, ROWS))]
+    problems = comparison.runs.problems
+    if problems:
+        more = len(problems) - ROWS
+        lines = [*problems[:ROWS], *([f"{more:,} more in comparison.json"] if more > 0 else [])]
+        blocks += [Heading("What was not sound in the files"), *_bullets(lines)]
+    return blocks
+
+
+def _method(comparison: Comparison) -> list[Block]:
+    return [
+        Heading("Method"),
+        Bullets(
+            (
+                "Runs are compared only if all that can change a result is equal: data and split, model, "
+                "optimizer, batch size, precision, device, code and library versions, number of epochs. "
+                "Optimizer settings and batch size may differ where a sweep varied them; they then belong to "
+                "the schedule's name.",
+                "Validation is a held-out part of the training data. The test set serves no choice made here.",
+                "Differences are paired by seed: the seed sets initial weights and the order of the images, "
+                "so a pair differs by the schedule alone. Two-sided paired t test; exact sign-flip "
+                "permutation test up to twelve seeds; Holm (1979) over all tests. Claims are made at a "
+                "corrected p below 0.05.",
+                "Seeds needed come from the noncentral t distribution at the level 0.05 divided by the "
+                "number of tests. They take the observed difference for the true one, which is optimistic "
+                "after a lucky start.",
+                "With more than one seed, intervals describe the spread over seeds for this data split; "
+                "another split would add its own.",
+            )
+        ),
+    ]

@@ -1,0 +1,48 @@
+"""Compare finished runs: python scripts/compare.py FOLDER... [--baseline NAME] [--output DIR]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from harness.errors import UserError
+from harness.report import write_report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the report, print its table and sentences; 2 for a mistake that the user can mend."""
+    parser = argparse.ArgumentParser(
+        description="Compare the runs in and below the given folders: which learning-rate schedule won, by how "
+        "much, and whether that could be chance."
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder or sweep folder")
+    parser.add_argument("--baseline", metavar="NAME", help="schedule or label to compare with (default: constant)")
+    parser.add_argument(
+        "--target-accuracy",
+        type=float,
+        metavar="X",
+        help="validation accuracy, a fraction, for epochs and seconds to target (default: from the results)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="report folder (default: FOLDER/report, or ./report for several)",
+    )
+    options = parser.parse_args(arguments)
+    single = options.folders[0] / "report" if len(options.folders) == 1 else Path("report")
+    try:
+        report = write_report(options.folders, options.output or single, options.baseline, options.target_accuracy)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report.text)
+    print(f"\nReport: {', '.join(str(path) for path in report.files)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
