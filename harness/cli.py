@@ -22,6 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from harness.config import Config, closest, parse_config
 from harness.errors import UserError
 from harness.files import write_text
+from harness.sweep import beside_overrides, report_on_sweep, with_excluded_keys
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,11 @@ def main(entry: Callable[[], Any]) -> None:
     # Hydra then raises what went wrong, in place of printing it and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        sys.argv[1:] = with_resumed_overrides(sys.argv[1:])
-        entry()
+        sys.argv[1:] = with_excluded_keys(with_resumed_overrides(sys.argv[1:]))
+        try:
+            entry()
+        finally:
+            report_on_sweep()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {_message(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
@@ -126,7 +130,7 @@ def with_resumed_overrides(arguments: Sequence[str]) -> list[str]:
     keys = {_key(argument) for argument in given if not argument.startswith("-")}
     kept = [override for override in begun if _key(override) not in {*keys, "resume"}]
     where = str(folder).replace("'", "\\'")
-    return [*kept, *given, f"hydra.run.dir='{where}'", "hydra.output_subdir=null"]
+    return beside_overrides(given, [*kept, f"hydra.run.dir='{where}'", "hydra.output_subdir=null"])
 
 
 def _message(error: Exception, overrides: Sequence[str]) -> str:

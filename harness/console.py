@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _ERRORS = Console(stderr=True)
+_SECONDS_BETWEEN_LINES = 0.5
 
 
 class ConsoleHandler(logging.Handler):
@@ -33,7 +35,7 @@ class ConsoleHandler(logging.Handler):
 
 
 class EpochDisplay:
-    """A live bar on a terminal; one line an epoch where output goes to a file or a pipe.
+    """A live bar on a terminal; a line an epoch, but not more than two a second, where output is no terminal.
 
     The bar moves with every batch. Loss and accuracy on it are those of the last finished epoch, since reading them
     earlier would make the GPU wait.
@@ -42,6 +44,7 @@ class EpochDisplay:
     def __init__(self, epochs: int, batches: int) -> None:
         self.epochs, self.batches = epochs, batches
         self._seconds: list[float] = []
+        self._last_line: float | None = None
         self._bar: Progress | None = None
         if rich.get_console().is_terminal:
             self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
@@ -79,8 +82,15 @@ class EpochDisplay:
         )
         if self._bar is not None:
             self._bar.update(self._task, numbers=numbers)
-        else:
+        elif self._wants_line(row["epoch"]):
             log.info("epoch %*d/%d  %s", len(str(self.epochs - 1)), row["epoch"], self.epochs - 1, numbers)
+
+    def _wants_line(self, epoch: int) -> bool:
+        now = time.monotonic()
+        if self._last_line is not None and now - self._last_line < _SECONDS_BETWEEN_LINES and epoch < self.epochs - 1:
+            return False
+        self._last_line = now
+        return True
 
 
 def rates_text(rates: Mapping[str, float]) -> str:

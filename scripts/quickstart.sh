@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv where needed, then trains digits with MultiStepLR. Arguments are passed on to train.py.
+# Sets up .venv where needed, then compares the three schedules on digits: five seeds each, and a report.
+# Arguments are passed on to train.py.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" run
-.venv/bin/python train.py scheduler=multistep data=digits "$@"
+.venv/bin/python train.py experiment=quickstart "$@"

@@ -105,10 +105,10 @@ def start_until_epoch(folder, epoch):
         train_command(*command_line()), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith(f"epoch {epoch:2}/"):
-            return process
-    raise AssertionError(process.stderr.read())
+    rows = folder / "run" / "metrics.jsonl"
+    while not (rows.exists() and rows.read_bytes().count(b"\n") > epoch):
+        assert process.poll() is None, process.stderr.read()
+    return process
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+import csv
+import json
+import signal
+import subprocess
+
+import pytest
+from conftest import SMALL, train, train_command
+
+from harness.sweep import run_name, with_excluded_keys
+
+QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("scheduler=constant__seed=1", "constant_seed=1"),
+        (
+            "scheduler.gamma=0.1__scheduler.milestones=[30,80]__scheduler=multistep__seed=0",
+            "multistep_gamma=0.1_milestones=30-80_seed=0",
+        ),
+        ("optimizer.lr=1e-3__scheduler=step", "step_optimizer.lr=1e-3"),
+        ("data.root='/a b/c'__scheduler=step", "step_data.root=-ab-c"),
+    ],
+)
+def test_a_run_s_folder_is_named_by_what_was_swept(overrides, name):
+    assert run_name(overrides) == name
+
+
+def test_settings_that_all_jobs_share_stay_out_of_the_names_but_not_the_schedule():
+    arguments = ["-m", "scheduler=step", "epochs=3", "seed=0,1", "hydra.sweep.dir=x"]
+    excluded = "hydra.job.config.override_dirname.exclude_keys=[epochs]"
+    assert with_excluded_keys(arguments) == [arguments[0], excluded, *arguments[1:]]
+
+
+def test_a_sweep_with_a_failed_job_trains_the_others_and_reports_on_all(tmp_path):
+    swept = ["scheduler=multistep", "scheduler.milestones=[1],[2,1],[2]", "seed=0,1"]
+    done = train(tmp_path, "-m", *QUICK, *swept)
+    assert done.returncode == 2
+    assert "scheduler.milestones=[2, 1]: 1 comes after 2" in done.stderr
+    names = [
+        f"{job}_multistep_milestones={name}_seed={job % 2}"
+        for job, name in enumerate(["1", "1", "2-1", "2-1", "2", "2"])
+    ]
+    folders = {path.name for path in (tmp_path / "sweep").iterdir() if (path / "summary.json").exists()}
+    assert folders == set(names)
+    with (tmp_path / "sweep" / "report" / "runs.csv").open() as file:
+        statuses = [row["status"] for row in csv.DictReader(file)]
+    assert sorted(statuses) == ["completed"] * 4 + ["failed"] * 2
+    assert "1 comes after 2" in (tmp_path / "sweep" / "report" / "report.md").read_text()
+    assert "report: sweep/report/report.md" in done.stdout
+
+
+def test_every_run_of_a_sweep_has_the_bits_that_it_has_alone(tmp_path):
+    done = train(tmp_path, "-m", *QUICK, "scheduler=constant,step", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    alone = train(tmp_path, *QUICK[:-1], "scheduler=step", "seed=1", "hydra.run.dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    hashes = [
+        json.loads((tmp_path / folder / "summary.json").read_text())["weights_sha256"]
+        for folder in ("sweep/3_step_seed=1", "alone")
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_an_interrupted_sweep_stops_and_reports_on_what_there_is(tmp_path):
+    long = [override for override in QUICK if not override.startswith("epochs=")]
+    process = subprocess.Popen(
+        train_command("-m", *long, "epochs=40", "scheduler=constant", "seed=0,1,2"),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while not (tmp_path / "sweep" / "1_constant_seed=1" / "metrics.jsonl").exists():
+        assert process.stdout.readline(), "the sweep ended before its second run began"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130
+    assert "report: sweep/report/report.md" in output
+    assert not (tmp_path / "sweep" / "2_constant_seed=2").exists()
+    report = (tmp_path / "sweep" / "report" / "report.md").read_text().replace("\\", "")
+    assert "1_constant_seed=1" in report
+    assert "interrupted" in report
+
+
+def test_the_compare_experiment_holds_three_schedules_and_five_seeds(tmp_path):
+    shown = train(tmp_path, "experiment=compare", "--cfg", "hydra", "--package", "hydra.sweeper.params")
+    assert "scheduler: constant,step,multistep" in shown.stdout
+    assert "seed: 0,1,2,3,4" in shown.stdout
+
+
+def test_a_run_is_not_resumed_by_a_multirun(tmp_path):
+    done = train(tmp_path, "-m", *QUICK, "seed=0,1", "resume=somewhere")
+    assert done.returncode == 2
+    assert "continues one run, not a multirun" in done.stderr
