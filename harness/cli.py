@@ -122,6 +122,8 @@ def with_resumed_overrides(arguments: Sequence[str]) -> list[str]:
     if not folders or any(a in ("-m", "--multirun") for a in given):
         return given
     folder = Path(folders[-1].strip("'\""))
+    # Paths may hold what Hydra's grammar reserves: the folders of a sweep have equals signs.
+    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
     if not (folder / OVERRIDES).is_file():
         raise UserError(
             f"resume={folders[-1]}: must be never or the folder of a run (there is no {folder / OVERRIDES})"
@@ -129,8 +131,9 @@ def with_resumed_overrides(arguments: Sequence[str]) -> list[str]:
     begun: list[str] = yaml.safe_load((folder / OVERRIDES).read_text()) or []
     keys = {_key(argument) for argument in given if not argument.startswith("-")}
     kept = [override for override in begun if _key(override) not in {*keys, "resume"}]
-    where = str(folder).replace("'", "\\'")
-    return beside_overrides(given, [*kept, f"hydra.run.dir='{where}'", "hydra.output_subdir=null"])
+    others = [argument for argument in given if not argument.startswith("resume=")]
+    more = [*kept, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+    return beside_overrides(others, more)
 
 
 def _message(error: Exception, overrides: Sequence[str]) -> str:

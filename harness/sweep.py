@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,7 +54,7 @@ def report_on_sweep() -> None:
     print(f"\n{report.text}\n")
     for path in report.files:
         print(f"report: {path}")
-    print(f"curves: tensorboard --logdir {folder}")
+    print(f"curves: tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def with_excluded_keys(arguments: Sequence[str]) -> list[str]:

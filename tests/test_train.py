@@ -93,3 +93,14 @@ def test_preview_prints_the_changes_draws_them_and_writes_a_picture(tmp_path):
 def test_preview_refuses_and_warns_as_training_does(tmp_path):
     assert preview(tmp_path, "scheduler.gamma=2").returncode == 2
     assert "milestone 30 never fires" in preview(tmp_path, "epochs=20").stdout
+
+
+def test_a_job_of_an_interrupted_sweep_is_continued_on_its_own_though_its_folder_has_signs_in_its_name(tmp_path):
+    sweep = "hydra.sweep.dir=a sweep"
+    assert train(tmp_path, "-m", *SMALL, sweep, "scheduler=multistep", "seed=0,1").returncode == 0
+    folder = tmp_path / "a sweep" / "1_multistep_seed=1"
+    (folder / "summary.json").unlink()
+    done = train(tmp_path, "resume=a sweep/1_multistep_seed=1", "epochs=5")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 5
+    assert "epochs=5" in (folder / ".hydra" / "overrides.yaml").read_text()
