@@ -47,7 +47,8 @@ class EpochDisplay:
         self._last_line: float | None = None
         self._bar: Progress | None = None
         if rich.get_console().is_terminal:
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[numbers]}"))
+            self._bar = Progress(*columns)
 
     def __enter__(self) -> EpochDisplay:
         if self._bar is not None:
@@ -75,15 +76,18 @@ class EpochDisplay:
         """Show an epoch's line of metrics.jsonl."""
         self._seconds.append(row["seconds"])
         left = (self.epochs - 1 - row["epoch"]) * sum(self._seconds) / len(self._seconds)
-        numbers = (
-            f"train {_loss(row['train_loss'])} {row['train_accuracy']:.2%}  "
-            f"val {_loss(row['val_loss'])} {row['val_accuracy']:.2%}  "
-            f"lr {rates_text(row['lr'])}  {row['images_per_second']:,.0f} img/s  {_clock(left)} left"
-        )
+        ending = f"lr {rates_text(row['lr'])}  {row['images_per_second']:,.0f} img/s  {_clock(left)} left"
         if self._bar is not None:
+            # Short enough for a terminal of 80 columns.
+            numbers = f"loss {_loss(row['train_loss'])}  val {row['val_accuracy']:.2%}  {ending}"
             self._bar.update(self._task, numbers=numbers)
         elif self._wants_line(row["epoch"]):
-            log.info("epoch %*d/%d  %s", len(str(self.epochs - 1)), row["epoch"], self.epochs - 1, numbers)
+            scores = (
+                f"train {_loss(row['train_loss'])} {row['train_accuracy']:.2%}  "
+                f"val {_loss(row['val_loss'])} {row['val_accuracy']:.2%}"
+            )
+            width = len(str(self.epochs - 1))
+            log.info("epoch %*d/%d  %s  %s", width, row["epoch"], self.epochs - 1, scores, ending)
 
     def _wants_line(self, epoch: int) -> bool:
         now = time.monotonic()
