@@ -84,10 +84,15 @@ def save(path: Path, figure: Figure) -> None:
     Raises:
         UserError: when the file cannot be written.
     """
+    write_atomic(path, lambda file: file.write(png(figure)))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, 120 pixels to the inch."""
     FigureCanvasAgg(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_atomic(path, lambda file: file.write(picture.getvalue()))
+    return picture.getvalue()
 
 
 def _number(value: float | None) -> float:

@@ -29,14 +29,16 @@ from harness.files import write_atomic, write_json
 from harness.interruption import Interrupted, Interruption
 from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
+from harness.predictions import Recorder
 from harness.schedule import LrPlan, build_scheduler, make_plan, plan_warnings, step
 from harness.seeding import seed_global
 from harness.state import Checkpoints, TrainState, capture, check_identity, restore, weights_sha256
+from harness.tensorboard import hyperparameters
 from harness.tracking import METRICS, Tracker
 
 log = logging.getLogger(__name__)
 
-RUN, SUMMARY, MODEL = "run.json", "summary.json", "model.pt"
+RUN, SUMMARY, MODEL, CURVES = "run.json", "summary.json", "model.pt", "curves.png"
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,18 @@ def _run_alone(request: Request) -> dict[str, Any]:
     _continue_from_checkpoint(training)
     write_json(folder / RUN, _run_record(training))
     try:
-        with Tracker(folder, training.rows, _hparams(training)) as tracker:
+        with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
             _train(training, tracker)
             return _finish(training, tracker)
     except Interrupted as interrupted:
+        _draw(training)
         _write_summary(training, "interrupted")
         log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
         log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
         raise
     except Exception as error:
         explained = _explained(error, config)
+        _draw(training)
         _write_summary(training, "failed", error=_error_text(explained))
         raise explained from error
 
@@ -283,7 +287,8 @@ def _save_checkpoint(training: _Training) -> None:
 
 def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
     """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
-    test = evaluate(training.model, training.loader.evaluation("test"), training.compute.autocast())
+    recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
+    test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
     weights = {name: value.detach().cpu().contiguous() for name, value in training.model.state_dict().items()}
     write_atomic(training.request.folder / MODEL, lambda file: torch.save(weights, file))
     results = {
@@ -291,7 +296,7 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
         "test/accuracy": test.accuracy,
         "test/loss": test.loss,
     }
-    tracker.finish(training.request.config.epochs - 1, results)
+    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, recorder))
     summary = _write_summary(
         training,
         "completed",
@@ -317,7 +322,7 @@ def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _write_summary(training: _Training, status: str, **results: Any) -> dict[str, Any]:
-    """Write the pictures and, last, summary.json; what a run that did not complete lacks is null."""
+    """Write summary.json, a run's last file; what a run that did not complete lacks is null."""
     rows, config = training.rows, training.request.config
     reused = sum(row["reused"] for row in rows)
     summary: dict[str, Any] = {
@@ -338,7 +343,6 @@ def _write_summary(training: _Training, status: str, **results: Any) -> dict[str
         "versions": identities.versions(),
         **results,
     }
-    _draw(training)
     write_json(training.request.folder / SUMMARY, summary)
     return summary
 
@@ -350,7 +354,17 @@ def _draw(training: _Training) -> None:
     folder, name = training.request.folder, training.request.scheduler_name
     plot_plan(folder / "lr.png", training.plan, f"schedule {name}")
     if training.rows:
-        plot_curves(folder / "curves.png", training.rows, training.plan, f"{training.request.config.data.name}, {name}")
+        plot_curves(folder / CURVES, training.rows, training.plan, f"{training.request.config.data.name}, {name}")
+
+
+def _pictures(training: _Training, recorder: Recorder) -> dict[str, bytes]:
+    """Draw the run's files, and return what TensorBoard shows as PNG by tag."""
+    from harness.pictures import picture_tags
+
+    _draw(training)
+    curve = (training.request.folder / CURVES).read_bytes()
+    pictures = picture_tags(training.dataset.test, recorder, training.dataset.classes)
+    return {"pictures/learning_curve": curve, **pictures}
 
 
 def _run_record(training: _Training) -> dict[str, Any]:
@@ -385,23 +399,6 @@ def _finished_summary(request: Request) -> dict[str, Any] | None:
     for line in summary_lines(summary, request.folder):
         log.info("%s", line)
     return summary
-
-
-def _hparams(training: _Training) -> dict[str, Any]:
-    """The columns of TensorBoard's HPARAMS tab; lists, which it refuses, as text."""
-    request = training.request
-    values = {
-        "scheduler": request.scheduler_name,
-        "seed": request.config.seed,
-        "epochs": request.config.epochs,
-        "batch_size": request.config.batch_size,
-        "data": request.config.data.name,
-        "model": getattr(request.config.model, "architecture", request.config.model.name),
-        "optimizer": request.config.optimizer.target.rpartition(".")[2],
-        "learning_rate": request.config.optimizer.lr,
-        **request.config.scheduler.arguments,
-    }
-    return {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in values.items()}
 
 
 def _error_text(error: BaseException) -> str:

@@ -44,10 +44,12 @@ def report_on_sweep() -> None:
     folder = NoteSweepFolder.folder
     if folder is None:
         return
+    from harness.aggregates import write_aggregates
     from harness.report import write_report
 
     try:
         report = write_report([folder], folder / "report")
+        write_aggregates(report.comparison.groups, folder / "aggregated")
     except UserError as error:
         log.error("no report: %s", error)
         return

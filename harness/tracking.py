@@ -10,16 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from harness.errors import UserError
 from harness.files import write_text
+from harness.tensorboard import hparams_summaries, picture_summary, runs_layout
 
 METRICS = "metrics.jsonl"
-
-# Tags of the columns in TensorBoard's HPARAMS tab; each is the last value of a scalar.
-_RESULTS = ("val/accuracy", "val/loss", "best/val_accuracy", "test/accuracy", "test/loss")
 
 
 class Tracker:
@@ -35,9 +33,9 @@ class Tracker:
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         # purge_step tells a TensorBoard that is watching to drop what it read from the old files.
         self._writer = SummaryWriter(str(folder), purge_step=0 if old_events else None)
-        start, begin, self._end = hparams_summaries(dict(hparams), dict.fromkeys(_RESULTS, 0.0))
-        self._add_summary(start)
-        self._add_summary(begin)
+        columns, begin, self._end = hparams_summaries(hparams)
+        for summary in (columns, begin, runs_layout()):
+            self._add_summary(summary)
         now = time.time() - sum(row["seconds"] for row in rows)
         for row in rows:
             now += row["seconds"]
@@ -69,10 +67,12 @@ class Tracker:
         except OSError as error:
             raise UserError(f"{self._metrics.name}: cannot be written: {error.strerror or error}") from error
 
-    def finish(self, epoch: int, results: Mapping[str, float]) -> None:
-        """Add the results by tag at the last epoch and mark the run as completed in the HPARAMS tab."""
+    def finish(self, epoch: int, results: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
+        """Add the results and the pictures (PNG) by tag at the last epoch; mark the run as completed in HPARAMS."""
         for tag, value in results.items():
             self._writer.add_scalar(tag, value, epoch)
+        for tag, png in pictures.items():
+            self._add_summary(picture_summary(tag, png), epoch)
         self._add_summary(self._end)
         self._writer.flush()
 
@@ -87,9 +87,9 @@ class Tracker:
         for tag, value in scalars.items():
             self._writer.add_scalar(tag, math.nan if value is None else value, row["epoch"], walltime=when)
 
-    def _add_summary(self, summary: Any) -> None:
+    def _add_summary(self, summary: Summary, epoch: int | None = None) -> None:
         assert self._writer.file_writer is not None
-        self._writer.file_writer.add_summary(summary)
+        self._writer.file_writer.add_summary(summary, epoch)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from harness.aggregates import write_aggregates
 from harness.errors import UserError
 from harness.report import write_report
 
@@ -34,8 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     single = options.folders[0] / "report" if len(options.folders) == 1 else Path("report")
+    output = options.output or single
     try:
-        report = write_report(options.folders, options.output or single, options.baseline, options.target_accuracy)
+        report = write_report(options.folders, output, options.baseline, options.target_accuracy)
+        write_aggregates(report.comparison.groups, output.parent / "aggregated")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
