@@ -15,7 +15,7 @@ if [ ! -e "$stamp" ]; then
         rm -rf .venv
         "$python" -m venv .venv || { echo "error: $python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
     fi
-    echo "installing into .venv (torch is large: a few minutes the first time)"
+    echo "installing into .venv (the first time takes some minutes, torch is large)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
     touch "$stamp"
 fi
