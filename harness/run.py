@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +29,7 @@ from harness.interruption import Interrupted, Interruption
 from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
 from harness.predictions import Recorder
+from harness.results import RUN, SUMMARY, finished_summary, summary_lines
 from harness.schedule import LrPlan, build_scheduler, make_plan, plan_warnings, step
 from harness.seeding import seed_global
 from harness.state import Checkpoints, TrainState, capture, check_identity, restore, weights_sha256
@@ -38,7 +38,7 @@ from harness.tracking import METRICS, Tracker
 
 log = logging.getLogger(__name__)
 
-RUN, SUMMARY, MODEL, CURVES = "run.json", "summary.json", "model.pt", "curves.png"
+MODEL, CURVES = "model.pt", "curves.png"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ class _Training:
 
 def _run_alone(request: Request) -> dict[str, Any]:
     config, folder = request.config, request.folder
-    if request.resume and (finished := _finished_summary(request)) is not None:
+    if request.resume and (finished := finished_summary(folder, config)) is not None:
+        log.info("this run is already completed; epochs=%d or more would train it further", config.epochs + 1)
+        _log_lines(summary_lines(finished, folder))
         return finished
     if not request.resume and ((folder / METRICS).exists() or (folder / SUMMARY).exists()):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
@@ -304,21 +306,13 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
         test_accuracy=test.accuracy,
         weights_sha256=weights_sha256(training.model),
     )
-    for line in summary_lines(summary, training.request.folder):
-        log.info("%s", line)
+    _log_lines(summary_lines(summary, training.request.folder))
     return summary
 
 
-def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """The closing lines of a completed run."""
-    return [
-        f"validation accuracy: final {summary['final_val_accuracy']:.2%}, "
-        f"best {summary['best_val_accuracy']:.2%} in epoch {summary['best_epoch']}",
-        f"test accuracy: {summary['test_accuracy']:.2%} (final weights)",
-        f"time: {summary['seconds']:.1f} s for {summary['epochs']} epochs on {summary['device']}",
-        f"files: {folder}",
-        f"curves: tensorboard --logdir {shlex.quote(str(folder))}",
-    ]
+def _log_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        log.info("%s", line)
 
 
 def _write_summary(training: _Training, status: str, **results: Any) -> dict[str, Any]:
@@ -380,25 +374,6 @@ def _run_record(training: _Training) -> dict[str, Any]:
         "identity": training.identity,
         "config": identities.plain(request.config),
     }
-
-
-def _finished_summary(request: Request) -> dict[str, Any] | None:
-    """The summary of a completed run with these very settings, if the folder holds one."""
-    try:
-        summary: dict[str, Any] = json.loads((request.folder / SUMMARY).read_text())
-        begun: dict[str, Any] = json.loads((request.folder / RUN).read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    wanted = json.loads(json.dumps(identities.plain(request.config)))
-    for settings in (begun, wanted):
-        for name in ("resume", "checkpoint", "device", "threads"):
-            settings.pop(name, None)
-    if summary.get("status") != "completed" or begun != wanted:
-        return None
-    log.info("this run is already completed; epochs=%d or more would train it further", request.config.epochs + 1)
-    for line in summary_lines(summary, request.folder):
-        log.info("%s", line)
-    return summary
 
 
 def _error_text(error: BaseException) -> str:

@@ -1,0 +1,43 @@
+"""What a run says of itself when it is over, and whether a folder holds one that is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.config import Config
+from harness.identity import plain
+
+RUN, SUMMARY = "run.json", "summary.json"
+
+# Settings that change no bits of a completed run.
+_IMMATERIAL = ("resume", "checkpoint", "device", "threads")
+
+
+def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """The closing lines of a completed run."""
+    return [
+        f"validation accuracy: final {summary['final_val_accuracy']:.2%}, "
+        f"best {summary['best_val_accuracy']:.2%} in epoch {summary['best_epoch']}",
+        f"test accuracy: {summary['test_accuracy']:.2%} (final weights)",
+        f"time: {summary['seconds']:.1f} s for {summary['epochs']} epochs on {summary['device']}",
+        f"files: {folder}",
+        f"curves: tensorboard --logdir {shlex.quote(str(folder))}",
+    ]
+
+
+def finished_summary(folder: Path, config: Config) -> dict[str, Any] | None:
+    """The summary of a completed run with these very settings, if the folder holds one."""
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        begun: dict[str, Any] = json.loads((folder / RUN).read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    wanted = json.loads(json.dumps(plain(config)))
+    for settings in (begun, wanted):
+        for name in _IMMATERIAL:
+            settings.pop(name, None)
+    return summary if summary.get("status") == "completed" and begun == wanted else None
