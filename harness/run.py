@@ -24,7 +24,7 @@ from harness.data import Dataset, Loader, load_dataset
 from harness.devices import Compute, set_up
 from harness.engine import evaluate, train_epoch
 from harness.errors import UserError
-from harness.files import write_atomic, write_json
+from harness.files import write_json
 from harness.interruption import Interrupted, Interruption
 from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
@@ -32,7 +32,7 @@ from harness.predictions import Recorder
 from harness.results import RUN, SUMMARY, finished_summary, summary_lines
 from harness.schedule import LrPlan, build_scheduler, make_plan, plan_warnings, step
 from harness.seeding import seed_global
-from harness.state import Checkpoints, TrainState, capture, check_identity, restore, weights_sha256
+from harness.state import Checkpoints, TrainState, capture, check_identity, restore, save_tensors, weights_sha256
 from harness.tensorboard import hyperparameters
 from harness.tracking import METRICS, Tracker
 
@@ -118,15 +118,13 @@ def _run_alone(request: Request) -> dict[str, Any]:
             _train(training, tracker)
             return _finish(training, tracker)
     except Interrupted as interrupted:
-        _draw(training)
-        _write_summary(training, "interrupted")
+        _leave_behind(training, "interrupted")
         log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
         log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
         raise
     except Exception as error:
         explained = _explained(error, config)
-        _draw(training)
-        _write_summary(training, "failed", error=_error_text(explained))
+        _leave_behind(training, "failed", error=_error_text(explained))
         raise explained from error
 
 
@@ -292,7 +290,7 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
     recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
     test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
     weights = {name: value.detach().cpu().contiguous() for name, value in training.model.state_dict().items()}
-    write_atomic(training.request.folder / MODEL, lambda file: torch.save(weights, file))
+    save_tensors(training.request.folder / MODEL, weights)
     results = {
         "best/val_accuracy": training.best["val_accuracy"],
         "test/accuracy": test.accuracy,
@@ -339,6 +337,15 @@ def _write_summary(training: _Training, status: str, **results: Any) -> dict[str
     }
     write_json(training.request.folder / SUMMARY, summary)
     return summary
+
+
+def _leave_behind(training: _Training, status: str, **results: Any) -> None:
+    """Summary and pictures of a run that did not complete, as far as they can be written."""
+    try:
+        _write_summary(training, status, **results)
+        _draw(training)
+    except UserError as error:
+        log.warning("%s", error)
 
 
 def _draw(training: _Training) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -89,7 +90,19 @@ def save_state(path: Path, state: TrainState) -> None:
         UserError: when the file cannot be written.
     """
     content = asdict(state)
-    write_atomic(path, lambda file: torch.save({"format": _FORMAT, "digest": digest(content), **content}, file))
+    save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content})
+
+
+def save_tensors(path: Path, value: Any) -> None:
+    """Write what `torch.load` reads, atomically.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    # torch.save would hide a full disk behind an error of its own.
+    content = io.BytesIO()
+    torch.save(value, content)
+    write_atomic(path, lambda file: file.write(content.getbuffer()))
 
 
 class DamagedCheckpointError(Exception):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -252,3 +253,25 @@ def test_a_folder_in_which_another_process_trains_is_refused(small_run, tmp_path
 
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process is training in this folder"):
         small_run(tmp_path)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_where_it_was(small_run, tmp_path, monkeypatch):
+    alone = small_run(tmp_path / "alone")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_space(descriptor):
+        raise full
+
+    def third_save_fails(self, state, best_epoch):
+        if state.epoch == 3:
+            monkeypatch.setattr(os, "fsync", no_space)
+        save(self, state, best_epoch)
+
+    save = Checkpoints.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", third_save_fails)
+        with pytest.raises(UserError, match=r"epoch_00003\.pt: cannot be written: No space left on device"):
+            small_run(tmp_path / "full")
+    monkeypatch.undo()
+    resumed = small_run(tmp_path / "full", resume=True)
+    assert_as_uninterrupted(resumed, tmp_path / "full", alone, tmp_path / "alone")
