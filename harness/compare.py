@@ -9,14 +9,15 @@ null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an i
     baseline      {label, chosen}: label null when there is nothing to compare
     main          the largest group of comparable runs, null without any: {epochs, identity, schedules}
       schedules   best first: {label, scheduler, target, arguments, settings, seeds, runs, and estimates:
-                  final_val_accuracy, best_val_accuracy, final_val_loss, test_accuracy, test_loss,
+                  final_val_accuracy, best_val_accuracy, final_val_loss, late_val_loss (mean validation
+                  loss over the last tenth of the epochs, at least two), test_accuracy, test_loss,
                   best_epoch, images_per_second (a run's median over epochs that it trained itself),
-                  spread (highest less lowest validation accuracy of the last tenth, at least two epochs),
+                  spread (highest less lowest validation accuracy of the same epochs),
                   epochs_to_target (trained until the target was first met), seconds_to_target;
                   reached: number of runs that met the target}
     tests         size of the Holm family: every difference below that has a p value
     differences   alternative less baseline, paired by seed: {label, metric (final_val_accuracy or
-                  final_val_loss), seeds, differences (by seed), unpaired (seeds that only one has),
+                  late_val_loss), seeds, differences (by seed), unpaired (seeds that only one has),
                   mean, low, high, sd, p_t, p_permutation, smallest_permutation_p, p_holm, verdict
                   (better, worse, undecided, no claim), seeds_needed (in all, for 80 % power at level
                   0.05 / tests; null if decided or out of reach)}
@@ -44,7 +45,7 @@ from statistics import fmean
 
 from harness.compare_groups import Group, Variant, make_groups, natural_order
 from harness.compare_load import METRICS, Run, Runs, load_runs
-from harness.compare_results import Band, Decay, Result, aggregate, decays, final_values, ranked, rates
+from harness.compare_results import Band, Decay, Result, aggregate, decays, ranked, rates, values_by_seed
 from harness.compare_stats import ALPHA, Paired, holm, paired, seeds_needed
 from harness.errors import UserError
 
@@ -67,7 +68,9 @@ __all__ = [
     "make_groups",
 ]
 
-COMPARED = ("final_val_accuracy", "final_val_loss")
+# A schedule that never settles ends wherever its last epoch happens to throw it: a single epoch's loss says little of
+# the level it moves at, the mean of the last epochs does.
+COMPARED = ("final_val_accuracy", "late_val_loss")
 CURVES = 7  # schedules whose curves are drawn; more could not be told apart
 
 
@@ -93,7 +96,7 @@ class Difference:
             return "no claim"
         if self.p_holm >= ALPHA:
             return "undecided"
-        return "better" if (self.paired.estimate.mean > 0) == (self.metric != "final_val_loss") else "worse"
+        return "better" if (self.paired.estimate.mean > 0) == (self.metric != "late_val_loss") else "worse"
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def compare(runs: Runs, baseline: str | None = None, target_accuracy: float | No
 def _target(variants: Sequence[Variant], wanted: float | None) -> tuple[float | None, str]:
     if wanted is not None:
         return wanted, "given"
-    lowest = min((fmean(final_values(variant, "final_val_accuracy").values()) for variant in variants), default=0.0)
+    lowest = min((fmean(values_by_seed(variant, "final_val_accuracy").values()) for variant in variants), default=0.0)
     target = floor(lowest * 100 + 1e-9) / 100
     if target <= 0:
         return None, "none: no schedule ends above 1 %"
@@ -215,7 +218,7 @@ def _differences(results: Sequence[Result], baseline: Variant | None) -> tuple[D
 
 
 def _paired(variant: Variant, baseline: Variant, metric: str) -> tuple[Paired, tuple[int, ...]]:
-    pair = paired(final_values(variant, metric), final_values(baseline, metric))
+    pair = paired(values_by_seed(variant, metric), values_by_seed(baseline, metric))
     seeds = {*variant.seeds, *baseline.seeds}
     return pair, tuple(sorted(seeds.difference(pair.seeds)))
 

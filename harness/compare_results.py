@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
 from harness.compare_groups import Variant
-from harness.compare_load import Run
+from harness.compare_load import Epoch, Run
 from harness.compare_stats import Estimate, estimate, t_quantile
 
 DECAY_FACTOR = 0.5  # a drop at least this deep counts as a decay; a smooth schedule has none
@@ -38,6 +38,7 @@ class Result:
     final_val_accuracy: Estimate
     best_val_accuracy: Estimate
     final_val_loss: Estimate
+    late_val_loss: Estimate
     test_accuracy: Estimate
     test_loss: Estimate
     best_epoch: Estimate
@@ -95,12 +96,13 @@ def aggregate(runs: Sequence[Run], metric: str) -> Band:
     )
 
 
-def final_values(variant: Variant, metric: str) -> dict[int, float]:
-    """A metric of the last epoch by seed, without runs where it is not finite; `metric` is one of
-    `COMPARED`.
+def values_by_seed(variant: Variant, metric: str) -> dict[int, float]:
+    """A metric by seed, without runs where it is not finite: `final_val_accuracy`, `final_val_loss` or
+    `late_val_loss`.
     """
     name = metric.removeprefix("final_")
-    values = {run.seed: getattr(run.final, name) for run in variant.runs}
+    late = metric == "late_val_loss"
+    values = {run.seed: _late_loss(run) if late else getattr(run.final, name) for run in variant.runs}
     return {seed: value for seed, value in values.items() if seed is not None and value is not None}
 
 
@@ -123,9 +125,10 @@ def _result(variant: Variant, target: float | None) -> Result:
     met = {run.name: _first_at(run, target) for run in runs}
     return Result(
         variant=variant,
-        final_val_accuracy=estimate(list(final_values(variant, "final_val_accuracy").values())),
+        final_val_accuracy=estimate(list(values_by_seed(variant, "final_val_accuracy").values())),
         best_val_accuracy=_over(runs, lambda run: run.best_val_accuracy),
-        final_val_loss=estimate(list(final_values(variant, "final_val_loss").values())),
+        final_val_loss=estimate(list(values_by_seed(variant, "final_val_loss").values())),
+        late_val_loss=estimate(list(values_by_seed(variant, "late_val_loss").values())),
         test_accuracy=_over(runs, lambda run: run.test_accuracy),
         test_loss=_over(runs, lambda run: run.test_loss),
         best_epoch=_over(runs, lambda run: run.best_epoch),
@@ -137,11 +140,23 @@ def _result(variant: Variant, target: float | None) -> Result:
     )
 
 
-def _spread(run: Run) -> float | None:
+def _late(run: Run) -> list[Epoch]:
+    """The last tenth of the planned epochs, at least two, as far as there are lines of them."""
     assert run.epochs is not None
     start = run.epochs - max(2, ceil(run.epochs / 10))
-    late = [e.val_accuracy for e in run.log if e.epoch >= start and e.val_accuracy is not None]
+    return [epoch for epoch in run.log if epoch.epoch >= start]
+
+
+def _spread(run: Run) -> float | None:
+    late = [epoch.val_accuracy for epoch in _late(run) if epoch.val_accuracy is not None]
     return max(late) - min(late) if len(late) > 1 else None
+
+
+def _late_loss(run: Run) -> float | None:
+    """None where an epoch's loss is not finite: leaving it out would flatter a run that diverged."""
+    losses = [epoch.val_loss for epoch in _late(run)]
+    known = [loss for loss in losses if loss is not None]
+    return fmean(known) if known and len(known) == len(losses) else None
 
 
 def throughput(run: Run) -> float | None:

@@ -150,9 +150,9 @@ def terminal_text(comparison: Comparison) -> str:
     parts = [scope(comparison)]
     if comparison.results:
         rows = [
-            [cell.text for cell in result_row(result, comparison.baseline)[:6]] for result in comparison.leading(ROWS)
+            [cell.text for cell in result_row(result, comparison.baseline)[:7]] for result in comparison.leading(ROWS)
         ]
-        parts.append(_aligned([list(result_columns()[:6]), *rows]))
+        parts.append(_aligned([list(result_columns()[:7]), *rows]))
         hidden = len(comparison.results) - len(rows)
         if hidden:
             parts.append(f"{hidden:,} more schedules are in comparison.json; runs.csv has every run.")

@@ -122,6 +122,7 @@ def result_columns() -> tuple[str, ...]:
         "Val acc. %",
         "Best val acc. %",
         "Val loss",
+        "Late val loss",
         "Test acc. %",
         "Epochs to target",
         "Seconds to target",
@@ -140,6 +141,7 @@ def result_row(result: Result, baseline: str | None) -> tuple[Cell, ...]:
         Cell(words.percent(result.final_val_accuracy), result.final_val_accuracy.mean),
         Cell(words.percent(result.best_val_accuracy), result.best_val_accuracy.mean),
         Cell(words.loss(result.final_val_loss), result.final_val_loss.mean),
+        Cell(words.loss(result.late_val_loss), result.late_val_loss.mean),
         Cell(words.percent(result.test_accuracy), result.test_accuracy.mean),
         Cell(words.target_text(result, result.epochs_to_target, 1), result.epochs_to_target.mean),
         Cell(words.target_text(result, result.seconds_to_target, 1), result.seconds_to_target.mean),
@@ -157,8 +159,8 @@ def _results(comparison: Comparison) -> list[Block]:
     legend = (
         "Mean ± half width of the 95 % interval (Student's t) over the seeds. Ranked by final validation "
         "accuracy; the test accuracy is shown and never ranked on. Losses are in nats. Best epoch counts "
-        "from 0. Late spread: highest less lowest validation accuracy in the last tenth of the epochs (at "
-        f"least two). {words.target_note(comparison)}"
+        "from 0. Late val loss: mean validation loss over the last tenth of the epochs (at least two). Late "
+        f"spread: highest less lowest validation accuracy in the same epochs. {words.target_note(comparison)}"
     )
     cut = len(comparison.results) - len(rows)
     more = [Paragraph(f"{cut:,} more schedules are in comparison.json; runs.csv has every run.")] if cut else []
@@ -169,7 +171,7 @@ def _differences(comparison: Comparison) -> list[Block]:
     if comparison.baseline is None:
         return []
     rank = {result.label: place for place, result in enumerate(comparison.results)}
-    ordered = sorted(comparison.differences, key=lambda d: (d.metric == "final_val_loss", rank[d.label]))
+    ordered = sorted(comparison.differences, key=lambda d: (d.metric == "late_val_loss", rank[d.label]))
     rows = [_difference_row(difference) for difference in ordered]
     columns = (
         "Alternative",
@@ -185,7 +187,8 @@ def _differences(comparison: Comparison) -> list[Block]:
     loss = rows[len(rows) // 2 :]
     table = Table(columns, (*accuracy[:ROWS], *loss[:ROWS]))
     text = (
-        "Alternative less baseline, paired by seed, in percentage points of accuracy and nats of loss. "
+        "Alternative less baseline, paired by seed, in percentage points of final accuracy and nats of late loss, "
+        "which a last epoch that happened to be good or bad moves little. "
         f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
         f"{words.plural(comparison.tests, 'test')} of this table, both metrics together. The intervals are "
         "not corrected."
@@ -200,7 +203,7 @@ def _differences(comparison: Comparison) -> list[Block]:
 
 def _difference_row(difference: Difference) -> tuple[Cell, ...]:
     pair, metric = difference.paired, difference.metric
-    unit = "loss" if metric == "final_val_loss" else "accuracy"
+    unit = "late loss" if metric == "late_val_loss" else "accuracy"
     return (
         Cell(difference.label),
         Cell(unit),

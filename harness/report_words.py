@@ -10,7 +10,7 @@ from harness.compare_stats import ALPHA, MOST_SEEDS, Estimate
 NOTHING = "-"  # for a number that does not exist
 EACH = 4  # up to so many alternatives get a sentence for each metric
 SENTENCES = 10  # claims that get a sentence where there are more alternatives
-METRIC_NAMES = {COMPARED[0]: "final validation accuracy", COMPARED[1]: "final validation loss"}
+METRIC_NAMES = {COMPARED[0]: "final validation accuracy", COMPARED[1]: "late validation loss"}
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -72,6 +72,7 @@ def test_every_result_is_what_metrics_jsonl_says(sweep: Path) -> None:
             "final_val_accuracy": accuracy[:, -1],
             "best_val_accuracy": accuracy.max(axis=1),
             "final_val_loss": [log[-1]["val_loss"] for log in logs],
+            "late_val_loss": [(log[-2]["val_loss"] + log[-1]["val_loss"]) / 2 for log in logs],
             "test_accuracy": [summary["test_accuracy"] for summary in summaries],
             "test_loss": [summary["test_loss"] for summary in summaries],
             "best_epoch": accuracy.argmax(axis=1),
@@ -103,12 +104,15 @@ def test_every_difference_is_what_metrics_jsonl_says(sweep: Path) -> None:
     assert len(found) == document["tests"] == 4
     p_values = {}
     for label, prefix in (("step", "step"), ("multistep", "multi")):
-        for metric in ("val_accuracy", "val_loss"):
-            mine = np.array([raw(sweep / f"{prefix}_{seed}")[-1][metric] for seed in range(5)])
-            base = np.array([raw(sweep / f"constant_{seed}")[-1][metric] for seed in range(5)])
-            entry = found[label, f"final_{metric}"]
+        for metric, last in (("final_val_accuracy", 1), ("late_val_loss", 2)):
+            name = metric.partition("_")[2]
+            mine, base = (
+                np.array([np.mean([e[name] for e in raw(sweep / f"{p}_{seed}")[-last:]]) for seed in range(5)])
+                for p in (prefix, "constant")
+            )
+            entry = found[label, metric]
             assert_estimate({"n": 5, **entry}, mine - base)
-            p_values[label, f"final_{metric}"] = stats.ttest_1samp(mine - base, 0.0).pvalue
+            p_values[label, metric] = stats.ttest_1samp(mine - base, 0.0).pvalue
             signs = np.array(list(itertools.product((1, -1), repeat=5)))
             extreme = np.abs(signs @ (mine - base)) >= abs((mine - base).sum()) - 1e-12
             assert entry["p_permutation"] == pytest.approx(extreme.mean())
