@@ -8,58 +8,31 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import Config, closest, parse_config
+from harness.compose import compose_config, message, override_key, typed_config
+from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_text
-from harness.sweep import beside_overrides, report_on_sweep, with_excluded_keys
+from harness.results import METRICS, SUMMARY
+from harness.sweep import beside_overrides, quoted, report_on_sweep, with_excluded_keys, with_unfinished_folder
+from harness.sweep_plan import boundaries_to_save
+
+if TYPE_CHECKING:
+    from harness.walk import Sharing
+
+__all__ = ["compose_config", "main", "run_job", "with_resumed_overrides"]
 
 log = logging.getLogger(__name__)
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 OVERRIDES = Path(".hydra") / "overrides.yaml"
-
-
-def typed_config(composed: DictConfig) -> Config:
-    """Check what Hydra composed.
-
-    Raises:
-        UserError: with a line for each wrong setting.
-    """
-    try:
-        values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: must be set, it has no default") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from None
-    return parse_config(values)
-
-
-def compose_config(overrides: Sequence[str]) -> tuple[Config, str]:
-    """The configuration for these command-line overrides, outside a Hydra job, and the schedule's name.
-
-    Raises:
-        UserError: as `typed_config`, and for overrides that Hydra refuses.
-    """
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UserError(_message(error, overrides)) from None
-    name = composed.hydra.runtime.choices.scheduler
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return typed_config(composed), name
 
 
 def run_job(composed: DictConfig) -> None:
@@ -74,12 +47,16 @@ def run_job(composed: DictConfig) -> None:
     name = hydra.runtime.choices.scheduler
     try:
         config = typed_config(composed)
-        resume = config.resume != "never"
-        if resume and hydra.mode == RunMode.MULTIRUN:
-            raise UserError(f"resume={config.resume}: continues one run, not a multirun; must be never with -m")
+        is_sweep = hydra.mode == RunMode.MULTIRUN
+        _check_mode(config, is_sweep)
+        setting = config.resume or ("auto" if is_sweep else None)
+        holds_run = (folder / METRICS).exists() or (folder / SUMMARY).exists()
+        resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run)
+        save_at = boundaries_to_save(Path(hydra.sweep.dir), hydra.overrides.task) if is_sweep else ()
+        sharing = None if setting == "never" else _sharing(config, setting is not None, save_at)
         command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
-        run(Request(config, name, folder, resume, command))
-        if resume:
+        run(Request(config, name, folder, resume, command, sharing))
+        if resume and not is_sweep:
             _record_overrides(folder, composed, hydra.overrides.task)
     except Exception as error:
         log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
@@ -91,18 +68,41 @@ def run_job(composed: DictConfig) -> None:
         raise
 
 
+def _check_mode(config: Config, is_sweep: bool) -> None:
+    if is_sweep and config.resume not in (None, "auto", "never"):
+        raise UserError(f"resume={config.resume}: continues one run, not a multirun; must be auto or never with -m")
+    if config.plan_only:
+        raise UserError("plan_only=true: draws the tree of a multirun; needs -m (scripts/preview.py shows one run)")
+
+
+def _sharing(config: Config, takes: bool, save_at: tuple[int, ...]) -> Sharing:
+    from harness.stages import open_store
+    from harness.walk import Sharing, stored_in
+
+    if takes and not config.deterministic:
+        log.info(
+            "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
+        )
+    stages = config.stages
+    store = open_store(stored_in(stages.dir), stages.limit_gb, stages.memory_mb)
+    return Sharing(store, takes, stages.every, save_at)
+
+
 def main(entry: Callable[[], Any]) -> None:
     """Run a Hydra entry point; a user's mistake becomes a message on stderr and exit status 2."""
     # Hydra then raises what went wrong, in place of printing it and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        sys.argv[1:] = with_excluded_keys(with_resumed_overrides(sys.argv[1:]))
+        typed = sys.argv[1:]
+        sys.argv[1:] = with_excluded_keys(with_resumed_overrides(with_unfinished_folder(typed)))
+        completed = False
         try:
             entry()
+            completed = True
         finally:
-            report_on_sweep()
+            report_on_sweep(completed)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_message(error, sys.argv[1:])}", file=sys.stderr)
+        print(f"error: {message(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -118,43 +118,21 @@ def with_resumed_overrides(arguments: Sequence[str]) -> list[str]:
         UserError: when FOLDER holds no run.
     """
     given = list(arguments)
-    folders = [a.removeprefix("resume=") for a in given if a.startswith("resume=") and a != "resume=never"]
+    modes = ("resume=never", "resume=auto", "resume=null")
+    folders = [a.removeprefix("resume=") for a in given if a.startswith("resume=") and a not in modes]
     if not folders or any(a in ("-m", "--multirun") for a in given):
         return given
     folder = Path(folders[-1].strip("'\""))
-    # Paths may hold what Hydra's grammar reserves: the folders of a sweep have equals signs.
-    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
     if not (folder / OVERRIDES).is_file():
         raise UserError(
-            f"resume={folders[-1]}: must be never or the folder of a run (there is no {folder / OVERRIDES})"
+            f"resume={folders[-1]}: must be auto, never or the folder of a run (there is no {folder / OVERRIDES})"
         )
     begun: list[str] = yaml.safe_load((folder / OVERRIDES).read_text()) or []
-    keys = {_key(argument) for argument in given if not argument.startswith("-")}
-    kept = [override for override in begun if _key(override) not in {*keys, "resume"}]
+    keys = {override_key(argument) for argument in given if not argument.startswith("-")}
+    kept = [override for override in begun if override_key(override) not in {*keys, "resume"}]
     others = [argument for argument in given if not argument.startswith("resume=")]
-    more = [*kept, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+    more = [*kept, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return beside_overrides(others, more)
-
-
-def _message(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message for a wrong override; for an unknown key in the form key, value, what is allowed."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(error, UserError):
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
-            parent, _, key = str(cause.full_key).rpartition(".")
-            known = [str(name) for name in cause.parent_node if name != "hydra"]
-            typed = next((text for text in overrides if _key(text) == cause.full_key), cause.full_key)
-            where = f" in {parent}" if parent else ""
-            return f"{typed}: unknown setting{closest(key, known)}; known{where}: {', '.join(known)}"
-        cause = cause.__cause__
-    return str(error).partition("\nConfig search path")[0].strip()
-
-
-def _key(override: str) -> str:
-    try:
-        return str(OverridesParser.create().parse_override(override).key_or_group)
-    except HydraException:
-        return override
 
 
 def _relative(folder: Path) -> Path:

@@ -141,6 +141,16 @@ class CheckpointConfig(_Settings):
     keep: PositiveInt
 
 
+class StagesConfig(_Settings):
+    """The stage store: its folder (null: this process's memory alone), how many epochs lie between the states that a
+    run leaves there, and its limits."""
+
+    dir: str | None
+    every: PositiveInt
+    limit_gb: Annotated[float, Field(gt=0.0)]
+    memory_mb: Annotated[float, Field(ge=0.0)]
+
+
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
@@ -159,8 +169,10 @@ class Config(_Settings):
     deterministic: bool
     compile: bool
     threads: PositiveInt | None
-    resume: str
+    resume: str | None
     checkpoint: CheckpointConfig
+    stages: StagesConfig
+    plan_only: bool = False
 
 
 _ALLOWED_TEXT = {
@@ -247,8 +259,9 @@ def _path_in(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     """The names that the settings class at this place of the configuration has."""
     group = location[0] if len(location) > 1 else None
-    if group == "checkpoint":
-        return list(CheckpointConfig.model_fields)
+    sections: dict[int | str | None, type[BaseModel]] = {"checkpoint": CheckpointConfig, "stages": StagesConfig}
+    if group in sections:
+        return list(sections[group].model_fields)
     unions: dict[int | str | None, Any] = {"data": DataConfig, "model": ModelConfig}
     if group in unions:
         for member in get_args(get_args(unions[group])[0]):

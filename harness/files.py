@@ -12,8 +12,10 @@ from typing import IO, Any
 from harness.errors import UserError
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, bring it to the disk, then put it in the place of `path`.
+
+    Without `durable` the disk is not waited for: a power cut, unlike a killed process, may then leave a damaged file.
 
     Raises:
         UserError: naming file and reason when the disk is full or the folder cannot be written.
@@ -24,23 +26,25 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             with temporary.open("wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write UTF-8 text atomically.
 
     Raises:
         UserError: as `write_atomic`.
     """
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode()), durable)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.codebase import code_digest
 from harness.config import Config
 from harness.data import Dataset
 from harness.devices import Compute
 
-# The modules that decide what is computed; the others only read, write and show.
-_TRAINING_CODE = (
-    "augment", "classes", "data", "devices", "engine", "models", "optim", "run", "schedule", "seeding", "sources",
-    "splits", "state",
-)  # fmt: skip
-
 # Settings that are not part of the identity: the schedule has its own keys, the others change no bits
 # or are replaced by what they were resolved to.
-_LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "device", "threads")
+_LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "stages", "plan_only", "device", "threads")
 _LEFT_OUT_DATA = ("root", "download")
 
 
 def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, Any]:
     """Dotted names and plain values of everything but the schedule that can change the bits of a run."""
-    settings = {name: value for name, value in plain(config).items() if name not in _LEFT_OUT}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in _LEFT_OUT_DATA}
+    settings = _settings(config, _LEFT_OUT)
     settings["data"]["fingerprint"] = dataset.fingerprint
     settings["precision"] = compute.precision
     settings["environment"] = {
@@ -38,9 +31,24 @@ def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, An
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "training_code": code_digest(),
+        **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
     }
     settings["versions"] = versions()
     return flatten(settings)
+
+
+def planned(config: Config) -> dict[str, Any]:
+    """The part of the identity that is known before data are read and a device is chosen: the settings as given.
+
+    Runs with equal settings on equal machines have equal identities, so a sweep can be planned by it.
+    """
+    return flatten(_settings(config, tuple(name for name in _LEFT_OUT if name not in ("device", "threads"))))
+
+
+def _settings(config: Config, left_out: Collection[str]) -> dict[str, Any]:
+    settings = {name: value for name, value in plain(config).items() if name not in left_out}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in _LEFT_OUT_DATA}
+    return settings
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -71,9 +79,11 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def code_digest() -> str:
-    """SHA-256 over the source of the modules that decide what is computed."""
-    digest = hashlib.sha256()
-    for name in _TRAINING_CODE:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()
+def cpu_name() -> str:
+    """The processor's product name: libraries choose their kernels, and so the order of sums, by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

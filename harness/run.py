@@ -6,51 +6,40 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from harness import identity as identities
 from harness.config import Config
 from harness.console import EpochDisplay, rates_text
 from harness.data import Dataset, Loader, load_dataset
-from harness.devices import Compute, set_up
+from harness.devices import set_up
 from harness.engine import evaluate, train_epoch
 from harness.errors import UserError
 from harness.files import write_json
 from harness.interruption import Interrupted, Interruption
 from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
+from harness.outcome import error_text, finite, leave_behind, pictures, record_failure, run_record, write_summary
 from harness.predictions import Recorder
-from harness.results import RUN, SUMMARY, finished_summary, summary_lines
+from harness.results import METRICS, RUN, SUMMARY, change_of_schedule, epochs_recorded, finished_summary, summary_lines
 from harness.schedule import LrPlan, build_scheduler, make_plan, plan_warnings, step
 from harness.seeding import seed_global
 from harness.state import Checkpoints, TrainState, capture, check_identity, restore, save_tensors, weights_sha256
 from harness.tensorboard import hyperparameters
-from harness.tracking import METRICS, Tracker
+from harness.tracking import Tracker
+from harness.training import Request, Training
+from harness.walk import Walk, epochs_text
+
+__all__ = ["Request", "record_failure", "run"]
 
 log = logging.getLogger(__name__)
 
-MODEL, CURVES = "model.pt", "curves.png"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to run: the configuration, the schedule's name, the folder for the results, and whether that folder
-    holds a run to continue. `command` is what the user typed, for messages."""
-
-    config: Config
-    scheduler_name: str
-    folder: Path
-    resume: bool
-    command: tuple[str, ...] = ("python", "train.py")
+MODEL = "model.pt"
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -71,35 +60,6 @@ def run(request: Request) -> dict[str, Any]:
         ) from None
 
 
-def record_failure(folder: Path, error: BaseException, fields: Mapping[str, Any]) -> None:
-    """Write a summary with status `failed`, unless a run already left results there."""
-    if not (folder / SUMMARY).exists() and not (folder / METRICS).exists():
-        write_json(folder / SUMMARY, {"status": "failed", **fields, "error": _error_text(error)})
-
-
-@dataclass
-class _Training:
-    """The live objects of a run."""
-
-    request: Request
-    compute: Compute
-    dataset: Dataset
-    loader: Loader
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    scaler: torch.amp.GradScaler
-    plan: LrPlan
-    identity: dict[str, Any]
-    checkpoints: Checkpoints
-    rows: list[dict[str, Any]]
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The epoch with the highest validation accuracy; the first of equals."""
-        return max(self.rows, key=lambda row: row["val_accuracy"])
-
-
 def _run_alone(request: Request) -> dict[str, Any]:
     config, folder = request.config, request.folder
     if request.resume and (finished := finished_summary(folder, config)) is not None:
@@ -111,20 +71,22 @@ def _run_alone(request: Request) -> dict[str, Any]:
     for warning in plan_warnings(config.scheduler, _preview(config)):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
     training = _prepare(request)
-    _continue_from_checkpoint(training)
-    write_json(folder / RUN, _run_record(training))
+    if request.resume:
+        _continue(training)
+    write_json(folder / RUN, run_record(training))
     try:
         with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
-            _train(training, tracker)
+            with training.walk:
+                _train(training, tracker)
             return _finish(training, tracker)
     except Interrupted as interrupted:
-        _leave_behind(training, "interrupted")
+        leave_behind(training, "interrupted")
         log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
         log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
         raise
     except Exception as error:
         explained = _explained(error, config)
-        _leave_behind(training, "failed", error=_error_text(explained))
+        leave_behind(training, "failed", error=error_text(explained))
         raise explained from error
 
 
@@ -133,7 +95,7 @@ def _preview(config: Config) -> LrPlan:
     return make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
 
 
-def _prepare(request: Request) -> _Training:
+def _prepare(request: Request) -> Training:
     config = request.config
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
@@ -146,7 +108,7 @@ def _prepare(request: Request) -> _Training:
     optimizer = build_optimizer(config.optimizer, model)
     plan = make_plan(config.scheduler, optimizer, config.epochs)
     _announce(request, dataset, model, plan)
-    return _Training(
+    return Training(
         request=request,
         compute=compute,
         dataset=dataset,
@@ -156,8 +118,15 @@ def _prepare(request: Request) -> _Training:
         scheduler=build_scheduler(config.scheduler, optimizer),
         scaler=compute.scaler(),
         plan=plan,
-        identity=identities.describe(config, dataset, compute),
+        identity=(identity := identities.describe(config, dataset, compute)),
         checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
+        walk=Walk(
+            request.sharing,
+            plan,
+            identity,
+            identities.planned(config),
+            {"scheduler": request.scheduler_name, "seed": config.seed},
+        ),
         rows=[],
     )
 
@@ -181,22 +150,41 @@ def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan
     )  # fmt: skip
 
 
-def _continue_from_checkpoint(training: _Training) -> None:
-    """Restore the latest state that the plan agrees with, and bring the scheduler to its epoch."""
-    if not training.request.resume:
+def _continue(training: Training) -> None:
+    """Restore the latest state that the plan agrees with, from the run's own checkpoints or the stage store."""
+    found = training.checkpoints.examine(lambda state: _agreement(training, state))
+    own = found.state.epoch if found.state is not None else 0
+    stored = training.walk.latest(own)
+    if stored is None and found.state is None and found.differs_at is not None:
+        raise UserError(
+            f"resume: the schedule differs from the trained one at epoch {found.differs_at}, and no state from before "
+            "is kept; must agree up to a checkpoint or a stage, or start a new run"
+        )
+    found.set_aside()
+    folder = training.request.folder
+    before = change_of_schedule(folder, training.request.config)
+    for state in (found.state, stored):
+        if state is not None:
+            _go_on_from(training, state)
+    epoch = len(training.rows)
+    if epoch == 0:
+        log.info("%sno checkpoint to continue from: starting at epoch 0", before)
         return
-    state = training.checkpoints.latest(lambda found: _agreement(training, found))
-    if state is None:
-        log.info("no checkpoint to continue from: starting at epoch 0")
-        return
-    for _ in range(state.epoch):
+    retrained = epochs_recorded(folder) - epoch
+    after = f", {retrained} epoch{'s' if retrained > 1 else ''} retrained" if retrained > 0 else ""
+    log.info("%scontinuing from epoch %d%s", before, epoch, after)
+
+
+def _go_on_from(training: Training, state: TrainState) -> None:
+    """Put a later state in place of the present one, and bring scheduler and rows to its epoch."""
+    training.optimizer.zero_grad()
+    for _ in range(len(training.rows), state.epoch):
         step(training.optimizer, training.scheduler)
     restore(state, training.model, training.optimizer, training.scaler)
-    training.rows += state.rows
-    log.info("continuing at epoch %d", state.epoch)
+    training.rows += state.rows[len(training.rows) :]
 
 
-def _agreement(training: _Training, state: TrainState) -> int:
+def _agreement(training: Training, state: TrainState) -> int:
     check_identity(state, training.identity)
     if state.epoch > training.plan.epochs:
         raise UserError(
@@ -205,13 +193,17 @@ def _agreement(training: _Training, state: TrainState) -> int:
     return training.plan.agreement([row["lr"] for row in state.rows])
 
 
-def _train(training: _Training, tracker: Tracker) -> None:
+def _train(training: Training, tracker: Tracker) -> None:
     config, compute = training.request.config, training.compute
     network = cast(nn.Module, torch.compile(training.model)) if config.compile else training.model
     batches_an_epoch = math.ceil(len(training.dataset.train) / config.batch_size)
     autocast, saved = compute.autocast(), len(training.rows)
     with Interruption() as interruption, EpochDisplay(config.epochs, batches_an_epoch) as display:
-        for epoch in range(len(training.rows), config.epochs):
+        while (epoch := len(training.rows)) < config.epochs:
+            if (state := training.walk.arrive(epoch, interruption.stop_if_asked)) is not None:
+                _take_over(training, state, tracker)
+                saved = state.epoch
+                continue
             rates = _rates(training, epoch)
             seed_global(config.seed, "training", epoch)
             batches = display.track(epoch, training.loader.train(epoch))
@@ -231,9 +223,9 @@ def _train(training: _Training, tracker: Tracker) -> None:
             row = {
                 "epoch": epoch,
                 "lr": rates,
-                "train_loss": _finite(score.loss),
+                "train_loss": finite(score.loss),
                 "train_accuracy": score.accuracy,
-                "val_loss": _finite(val.loss),
+                "val_loss": finite(val.loss),
                 "val_accuracy": val.accuracy,
                 "images_per_second": len(training.dataset.train) / (trained - began),
                 "seconds": time.perf_counter() - began,
@@ -243,6 +235,7 @@ def _train(training: _Training, tracker: Tracker) -> None:
             _warn_if_diverged(training.rows)
             tracker.epoch(row)
             display.finished(row)
+            training.walk.passed(epoch + 1, lambda: _captured(training))
             is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best["epoch"])
             if is_due or interruption.asked:
                 _save_checkpoint(training)
@@ -251,7 +244,7 @@ def _train(training: _Training, tracker: Tracker) -> None:
                 interruption.stop_if_asked()
 
 
-def _rates(training: _Training, epoch: int) -> dict[str, float]:
+def _rates(training: Training, epoch: int) -> dict[str, float]:
     """The learning rates that the optimizer holds for this epoch; a change is announced."""
     rates = {group["name"]: float(group["lr"]) for group in training.optimizer.param_groups}
     if rates != training.plan.by_group(epoch):
@@ -259,11 +252,6 @@ def _rates(training: _Training, epoch: int) -> dict[str, float]:
     if epoch > 0 and rates != (before := training.plan.by_group(epoch - 1)):
         log.info("epoch %d: learning rate %s -> %s", epoch, rates_text(before), rates_text(rates))
     return rates
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None, JSON's null, for NaN and infinities."""
-    return value if math.isfinite(value) else None
 
 
 def _warn_if_diverged(rows: list[dict[str, Any]]) -> None:
@@ -280,12 +268,26 @@ def _warn_if_diverged(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _save_checkpoint(training: _Training) -> None:
-    state = capture(training.model, training.optimizer, training.scaler, training.rows, training.identity)
-    training.checkpoints.save(state, training.best["epoch"])
+def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
+    """Go on from a state that another run trained; its epochs are recorded as if they had been trained here."""
+    first = len(training.rows)
+    _go_on_from(training, state)
+    for row in training.rows[first:]:
+        tracker.epoch(row)
+    log.info("%s reused from the stage store", epochs_text(first, state.epoch - 1))
+    if state.epoch == training.request.config.epochs:
+        _save_checkpoint(training)
 
 
-def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
+def _captured(training: Training) -> TrainState:
+    return capture(training.model, training.optimizer, training.scaler, training.rows, training.identity)
+
+
+def _save_checkpoint(training: Training) -> None:
+    training.checkpoints.save(_captured(training), training.best["epoch"])
+
+
+def _finish(training: Training, tracker: Tracker) -> dict[str, Any]:
     """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
     recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
     test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
@@ -296,11 +298,11 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
         "test/accuracy": test.accuracy,
         "test/loss": test.loss,
     }
-    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, recorder))
-    summary = _write_summary(
+    tracker.finish(training.request.config.epochs - 1, results, pictures(training, recorder))
+    summary = write_summary(
         training,
         "completed",
-        test_loss=_finite(test.loss),
+        test_loss=finite(test.loss),
         test_accuracy=test.accuracy,
         weights_sha256=weights_sha256(training.model),
     )
@@ -311,80 +313,6 @@ def _finish(training: _Training, tracker: Tracker) -> dict[str, Any]:
 def _log_lines(lines: Sequence[str]) -> None:
     for line in lines:
         log.info("%s", line)
-
-
-def _write_summary(training: _Training, status: str, **results: Any) -> dict[str, Any]:
-    """Write summary.json, a run's last file; what a run that did not complete lacks is null."""
-    rows, config = training.rows, training.request.config
-    reused = sum(row["reused"] for row in rows)
-    summary: dict[str, Any] = {
-        "status": status,
-        "scheduler": training.request.scheduler_name,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "epochs_trained": len(rows) - reused,
-        "epochs_reused": reused,
-        "final_val_accuracy": rows[-1]["val_accuracy"] if rows else None,
-        "best_val_accuracy": training.best["val_accuracy"] if rows else None,
-        "best_epoch": training.best["epoch"] if rows else None,
-        "test_loss": None,
-        "test_accuracy": None,
-        "weights_sha256": None,
-        "seconds": sum(row["seconds"] for row in rows),
-        "device": training.compute.device_name,
-        "versions": identities.versions(),
-        **results,
-    }
-    write_json(training.request.folder / SUMMARY, summary)
-    return summary
-
-
-def _leave_behind(training: _Training, status: str, **results: Any) -> None:
-    """Summary and pictures of a run that did not complete, as far as they can be written."""
-    try:
-        _write_summary(training, status, **results)
-        _draw(training)
-    except UserError as error:
-        log.warning("%s", error)
-
-
-def _draw(training: _Training) -> None:
-    # Imported when the training is over: a run that draws nothing yet need not wait for it.
-    from harness.plots import plot_curves, plot_plan
-
-    folder, name = training.request.folder, training.request.scheduler_name
-    plot_plan(folder / "lr.png", training.plan, f"schedule {name}")
-    if training.rows:
-        plot_curves(folder / CURVES, training.rows, training.plan, f"{training.request.config.data.name}, {name}")
-
-
-def _pictures(training: _Training, recorder: Recorder) -> dict[str, bytes]:
-    """Draw the run's files, and return what TensorBoard shows as PNG by tag."""
-    from harness.pictures import picture_tags
-
-    _draw(training)
-    curve = (training.request.folder / CURVES).read_bytes()
-    pictures = picture_tags(training.dataset.test, recorder, training.dataset.classes)
-    return {"pictures/learning_curve": curve, **pictures}
-
-
-def _run_record(training: _Training) -> dict[str, Any]:
-    request, plan = training.request, training.plan
-    return {
-        "scheduler": request.scheduler_name,
-        "scheduler_target": request.config.scheduler.target,
-        "scheduler_arguments": request.config.scheduler.arguments,
-        "seed": request.config.seed,
-        "epochs": request.config.epochs,
-        "groups": plan.groups,
-        "plan_changes": [{"epoch": c.epoch, "lr": plan.by_group(c.epoch)} for c in plan.changes],
-        "identity": training.identity,
-        "config": identities.plain(request.config),
-    }
-
-
-def _error_text(error: BaseException) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _explained(error: Exception, config: Config) -> Exception:

@@ -83,17 +83,19 @@ def weights_sha256(model: nn.Module) -> str:
     return digest(model.state_dict())
 
 
-def save_state(path: Path, state: TrainState) -> None:
+def save_state(path: Path, state: TrainState, durable: bool = True) -> None:
     """Write the state, with its digest, atomically; the file loads with `torch.load(weights_only=True)`.
+
+    `durable` as in `files.write_atomic`.
 
     Raises:
         UserError: when the file cannot be written.
     """
     content = asdict(state)
-    save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content})
+    save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content}, durable)
 
 
-def save_tensors(path: Path, value: Any) -> None:
+def save_tensors(path: Path, value: Any, durable: bool = True) -> None:
     """Write what `torch.load` reads, atomically.
 
     Raises:
@@ -102,7 +104,7 @@ def save_tensors(path: Path, value: Any) -> None:
     # torch.save would hide a full disk behind an error of its own.
     content = io.BytesIO()
     torch.save(value, content)
-    write_atomic(path, lambda file: file.write(content.getbuffer()))
+    write_atomic(path, lambda file: file.write(content.getbuffer()), durable)
 
 
 class DamagedCheckpointError(Exception):
@@ -127,6 +129,22 @@ def load_state(path: Path) -> TrainState:
         raise
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise DamagedCheckpointError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The state to continue from, if any; the files passed over, each with the reason; and the first epoch in which a
+    passed over state was trained otherwise than it should have been."""
+
+    state: TrainState | None
+    passed_over: tuple[tuple[Path, str], ...]
+    differs_at: int | None
+
+    def set_aside(self) -> None:
+        """Rename the files that were passed over, so that they do not count any more."""
+        for path, why in self.passed_over:
+            log.warning("%s is set aside (%s)", path, why)
+            path.rename(path.with_suffix(f".pt.{why}"))
 
 
 class Checkpoints:
@@ -161,16 +179,13 @@ class Checkpoints:
             if epoch not in kept:
                 path.unlink()
 
-    def latest(self, agreement: Callable[[TrainState], int]) -> TrainState | None:
-        """The latest undamaged state whose every epoch agrees; later and damaged files are set aside by renaming.
+    def examine(self, agreement: Callable[[TrainState], int]) -> Examined:
+        """The latest undamaged state whose every epoch agrees, and the files that were passed over for it.
 
         `agreement` tells how many of a state's first epochs are as they should be.
-
-        Raises:
-            UserError: when there are states but none agrees; then nothing is renamed.
         """
         remove_leftovers(self.folder)
-        set_aside: list[tuple[Path, str]] = []
+        passed_over: list[tuple[Path, str]] = []
         differs_at: int | None = None
         found = None
         for path in reversed(self.files().values()):
@@ -178,23 +193,15 @@ class Checkpoints:
                 state = load_state(path)
             except DamagedCheckpointError as error:
                 log.warning("%s; going back to an earlier checkpoint", error)
-                set_aside.append((path, "damaged"))
+                passed_over.append((path, "damaged"))
                 continue
             agreed = agreement(state)
             if agreed >= state.epoch:
                 found = state
                 break
             differs_at = agreed if differs_at is None else min(agreed, differs_at)
-            set_aside.append((path, "superseded"))
-        if found is None and differs_at is not None:
-            raise UserError(
-                f"resume: the schedule differs from the trained one at epoch {differs_at}, and no checkpoint from "
-                "before is kept; must agree up to a checkpoint, or start a new run"
-            )
-        for path, why in set_aside:
-            log.warning("%s is set aside (%s)", path, why)
-            path.rename(path.with_suffix(f".pt.{why}"))
-        return found
+            passed_over.append((path, "superseded"))
+        return Examined(found, tuple(passed_over), differs_at)
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:05d}.pt"

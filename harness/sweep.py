@@ -1,11 +1,12 @@
-"""What a Hydra multirun needs beside its jobs: telling folder names, and the report when it is over."""
+"""What a Hydra multirun needs beside its jobs: telling folder names, a plan, a restart, and the report at the end."""
 
 from __future__ import annotations
 
 import logging
-import re
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,35 +16,63 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import UserError
+from harness.naming import run_name
+from harness.sweep_folder import note_finished, unfinished
 
 log = logging.getLogger(__name__)
 
-# Hydra's override_dirname joins overrides with this; conf/config.yaml sets it.
-_SEPARATOR = "__"
-_LONGEST_NAME = 120
 
-
-class NoteSweepFolder(Callback):  # type: ignore[misc]
-    """Remembers, in the parent process, the folder of the multirun that Hydra starts.
+class SweepPlanner(Callback):  # type: ignore[misc]
+    """Plans, in the parent process, the multirun that Hydra starts, and remembers its folder.
 
     Hydra 1.3 does not call `on_multirun_end` after a failed job, so the report is not made there.
     """
 
     folder: ClassVar[Path | None] = None
+    typed: ClassVar[list[str]] = []
+    held: ClassVar[ExitStack] = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra before it launches the jobs."""
-        NoteSweepFolder.folder = Path(str(config.hydra.sweep.dir))
+        """Called by Hydra before it launches the jobs; what goes wrong here ends the sweep."""
+        from harness.sweep_plan import begin
+
+        try:
+            folder = Path(str(config.hydra.sweep.dir))
+            SweepPlanner.held.enter_context(begin(config, folder, SweepPlanner.typed))
+        except UserError as error:
+            # Hydra would turn any other exception in a callback into a warning, and go on.
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        SweepPlanner.folder = folder
 
 
-def report_on_sweep() -> None:
+def with_unfinished_folder(arguments: Sequence[str]) -> list[str]:
+    """The command line with the folder of an unfinished sweep of the very same command, if there is one in runs/."""
+    SweepPlanner.typed = list(arguments)
+    fixed = [a for a in arguments if a.startswith(("hydra.sweep.dir=", "resume="))]
+    folder = None if fixed else unfinished(arguments)
+    if folder is None:
+        return list(arguments)
+    print(f"continuing the unfinished sweep in {folder}; what is trained there is kept")
+    return beside_overrides(arguments, [f"hydra.sweep.dir={quoted(folder)}"])
+
+
+def quoted(path: Path) -> str:
+    """A path for Hydra's grammar, which reserves some signs that the folders of a sweep have in their names."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def report_on_sweep(completed: bool) -> None:
     """Write and print the report on the multirun that ran in this process, if there was one.
 
     What keeps the report from being written is logged, and does not hide how the sweep itself ended.
     """
-    folder = NoteSweepFolder.folder
+    folder = SweepPlanner.folder
     if folder is None:
         return
+    SweepPlanner.held.close()
+    if completed:
+        note_finished(folder)
     from harness.aggregates import write_aggregates
     from harness.report import write_report
 
@@ -72,20 +101,6 @@ def beside_overrides(arguments: Sequence[str], more: Sequence[str]) -> list[str]
     """The command line with more overrides before its first one; the parser wants all of them in one row."""
     first = next((i for i, argument in enumerate(arguments) if not argument.startswith("-") and "=" in argument), 0)
     return [*arguments[:first], *more, *arguments[first:]]
-
-
-def run_name(override_dirname: str) -> str:
-    """A folder name of letters, digits and `=.+-_` from Hydra's `override_dirname`.
-
-    The schedule comes first, by its name alone; its settings lose their prefix, and lists their brackets:
-    `scheduler.milestones=[30,80]__scheduler=multistep__seed=0` becomes `multistep_milestones=30-80_seed=0`.
-    """
-    parts = override_dirname.split(_SEPARATOR)
-    schedule = [part.partition("=")[2] for part in parts if part.startswith("scheduler=")]
-    others = [part.removeprefix("scheduler.") for part in parts if not part.startswith("scheduler=")]
-    bare = (re.sub(r"[\[\]{}()'\" ]", "", part) for part in [*schedule, *others])
-    names = (re.sub(r"[^A-Za-z0-9=.+-]+", "-", part) for part in bare)
-    return "_".join(name for name in names if name)[:_LONGEST_NAME]
 
 
 def _fixed_key(argument: str) -> str | None:

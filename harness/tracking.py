@@ -15,9 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from harness.errors import UserError
 from harness.files import write_text
+from harness.results import METRICS
 from harness.tensorboard import hparams_summaries, picture_summary, runs_layout
-
-METRICS = "metrics.jsonl"
 
 
 class Tracker:

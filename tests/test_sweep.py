@@ -6,7 +6,8 @@ import subprocess
 import pytest
 from conftest import SMALL, train, train_command
 
-from harness.sweep import run_name, with_excluded_keys
+from harness.naming import run_name
+from harness.sweep import with_excluded_keys
 
 QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
 
