@@ -39,16 +39,15 @@ def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[No
     Raises:
         UserError: when the folder belongs to another sweep or cannot be written.
     """
-    jobs = _jobs(config)
-    tree = _tree(jobs) if jobs else None
-    if tree is not None and jobs[0].config.plan_only:
+    jobs, tree = _planned(_jobs(config))
+    if jobs and jobs[0].config.plan_only:
         import rich
 
         rich.print(tree.drawn())
         raise SystemExit(0)
     with ExitStack() as held:
         held.enter_context(open_folder(folder, typed))
-        if tree is not None and jobs[0].config.resume != "never":
+        if jobs and jobs[0].config.resume != "never":
             _share(jobs, tree, folder, held)
         yield
 
@@ -103,7 +102,8 @@ def _job(composed: DictConfig) -> _Job:
     return _Job(overrides, typed_config(composed), schedule)
 
 
-def _tree(jobs: Sequence[_Job]) -> StageTree:
+def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
+    """The jobs whose schedule can be planned, and their tree, in the same order."""
     # They import torch, which a command line that is only checked need not wait for.
     from harness.identity import planned
     from harness.optim import preview_optimizer
@@ -111,13 +111,15 @@ def _tree(jobs: Sequence[_Job]) -> StageTree:
     from harness.tree import PlannedRun, StageTree
 
     swept = _swept(jobs)
-    runs = []
+    kept, runs = [], []
     for job in jobs:
         shown = [o for o in job.overrides if override_key(o) in swept]
         name = run_name("__".join([f"scheduler={job.schedule}", *shown]))
-        plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
-        runs.append(PlannedRun(name, planned(job.config), plan))
-    return StageTree(tuple(runs))
+        with suppress(UserError):
+            plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
+            runs.append(PlannedRun(name, planned(job.config), plan))
+            kept.append(job)
+    return kept, StageTree(tuple(runs))
 
 
 def _swept(jobs: Sequence[_Job]) -> set[str]:
