@@ -30,6 +30,10 @@ null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an i
     curves        of the schedules in curves.png: {label: {metric: {epochs, n, mean, low, high}}}
     apart         groups that cannot be compared with the main one: {epochs, identity, schedules,
                   differs: {key: [main group's value, this group's]}}
+    budget        if a schedule was trained for three lengths or more, in runs that differ in nothing else:
+                  {label, epochs, seeds, decays (epochs), and estimates: final_val_accuracy,
+                  final_val_loss, test_accuracy} for each label and number of epochs
+    sharing       {trained, reused}: epochs of all runs that left a summary
     left_out      {name of run: why it is in no statistic}
     equal_plans   sets of labels that have the same learning rate in every epoch; they are not merged
     problems      what was not sound in the files, sentences
@@ -43,6 +47,7 @@ from dataclasses import dataclass
 from math import floor
 from statistics import fmean
 
+from harness.compare_budget import BudgetPoint, budget_curve
 from harness.compare_groups import Group, Variant, make_groups, natural_order
 from harness.compare_load import METRICS, Run, Runs, load_runs
 from harness.compare_results import Band, Decay, Result, aggregate, decays, ranked, rates, values_by_seed
@@ -54,6 +59,7 @@ __all__ = [
     "CURVES",
     "METRICS",
     "Band",
+    "BudgetPoint",
     "Comparison",
     "Decay",
     "Difference",
@@ -115,6 +121,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     decays: tuple[Decay, ...]
     leader: Paired | None
+    budget: tuple[BudgetPoint, ...]
     left_out: Mapping[str, str]
     equal_plans: tuple[tuple[str, ...], ...]
 
@@ -122,6 +129,21 @@ class Comparison:
     def main(self) -> Group | None:
         """The group that is compared, None if no run counts."""
         return self.groups[0] if self.groups else None
+
+    @property
+    def other_lengths(self) -> tuple[Group, ...]:
+        """The groups apart that the budget curve shows."""
+        return tuple(g for g, _ in self.apart if set(g.differs) <= {"epochs"}) if self.budget else ()
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs that the runs trained themselves."""
+        return sum(run.epochs_trained or 0 for run in self.runs.runs)
+
+    @property
+    def epochs_reused(self) -> int:
+        """Epochs that runs took over from others through the stage store."""
+        return sum(run.epochs_reused or 0 for run in self.runs.runs)
 
     def leading(self, most: int) -> tuple[Result, ...]:
         """At most so many results: the best, and the baseline wherever it stands."""
@@ -144,13 +166,14 @@ def compare(runs: Runs, baseline: str | None = None, target_accuracy: float | No
     results = ranked(main, target)
     chosen, baseline_chosen = _baseline(results, baseline)
     differences = _differences(results, chosen)
+    apart = tuple((group, ranked(group.variants, target)) for group in groups[1:])
     left_out = {run.name: run.reason for run in runs.runs if not run.counts}
     left_out.update({name: reason for group in groups for name, reason in group.repeats.items()})
     return Comparison(
         runs=runs,
         groups=groups,
         results=results,
-        apart=tuple((group, ranked(group.variants, target)) for group in groups[1:]),
+        apart=apart,
         target_accuracy=target,
         target_chosen=target_chosen,
         baseline=chosen.label if chosen else None,
@@ -159,6 +182,7 @@ def compare(runs: Runs, baseline: str | None = None, target_accuracy: float | No
         differences=differences,
         decays=tuple(decay for result in results for decay in decays(result.variant, chosen)),
         leader=_leader(results),
+        budget=budget_curve([*([(groups[0], results)] if groups else []), *apart]),
         left_out=left_out,
         equal_plans=_equal_plans(results),
     )

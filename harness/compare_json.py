@@ -30,6 +30,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             {**_group(group, results), "differs": {key: list(pair) for key, pair in group.differs.items()}}
             for group, results in comparison.apart
         ],
+        "budget": [_fields(point) for point in comparison.budget],
+        "sharing": {"trained": comparison.epochs_trained, "reused": comparison.epochs_reused},
         "left_out": comparison.left_out,
         "equal_plans": comparison.equal_plans,
         "problems": comparison.runs.problems,

@@ -18,6 +18,14 @@ from harness.errors import UserError
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
+def _part_of(count: int, part: float) -> int:
+    """A part of a number of epochs, in whole epochs, at least one: `${part_of:${epochs},0.8}`."""
+    return max(1, round(count * part))
+
+
+OmegaConf.register_new_resolver("part_of", _part_of, replace=True)
+
+
 def typed_config(composed: DictConfig) -> Config:
     """Check what Hydra composed.
 

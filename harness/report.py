@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import report_words as words
 from harness.compare import CURVES, Comparison, Run, compare, load_runs
-from harness.compare_groups import flat, setting_text
+from harness.compare_groups import Group, flat, setting_text
 from harness.compare_json import to_json
 from harness.compare_results import epochs_to, seconds_to, throughput
 from harness.errors import UserError
@@ -35,7 +35,7 @@ from harness.report_blocks import (
 from harness.report_grid import find_grid
 from harness.report_html import html_page
 
-PICTURES = ("lr.png", "curves.png", "heatmap.png")
+PICTURES = ("lr.png", "curves.png", "heatmap.png", "budget.png")
 _WIDTH = 110  # characters of a line on the terminal
 _TERMINAL_LINES = 10  # left-out runs and groups that the terminal names; the report names more
 
@@ -108,6 +108,13 @@ def _draw(comparison: Comparison) -> tuple[list[Picture], Mapping[str, Any]]:
             f"{grid.schedule}: mean final validation accuracy by {grid.row_name} and {grid.column_name}. The "
             "frame marks the best cell; the best of many is partly luck."
         )
+    if comparison.budget:
+        drawings[PICTURES[3]] = plots.draw_budget(comparison.budget)
+        drawn.append(PICTURES[3])
+        captions.append(
+            "Final validation accuracy by total number of epochs, each run with its own decays: mean over the "
+            "seeds, and 95 % interval."
+        )
     return [Picture(name, caption) for name, caption in zip(drawn, captions, strict=True)], drawings
 
 
@@ -160,10 +167,12 @@ def terminal_text(comparison: Comparison) -> str:
             "Mean ± half width of the 95 % interval over seeds; ranked by final validation accuracy, never "
             f"by test. {words.target_note(comparison)}"
         )
+    parts += [_budget_lines(comparison)] if comparison.budget else []
     sentences = [words.headline(comparison), *words.verdicts(comparison), *words.cautions(comparison)]
     parts.append("\n".join(_item(sentence) for sentence in sentences))
-    if len(comparison.groups) > 1:
-        lines = [_apart_line(comparison, index) for index in range(1, len(comparison.groups))]
+    apart = [group for group in comparison.groups[1:] if group not in comparison.other_lengths]
+    if apart:
+        lines = [_apart_line(group) for group in apart]
         parts.append("Kept apart:\n" + _some(lines))
     if comparison.left_out:
         parts.append("Left out:\n" + _some(left_out_lines(comparison, _TERMINAL_LINES)))
@@ -172,8 +181,15 @@ def terminal_text(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _apart_line(comparison: Comparison, index: int) -> str:
-    group = comparison.groups[index]
+def _budget_lines(comparison: Comparison) -> str:
+    rows = [
+        [point.label, str(point.epochs), words.percent(point.final_val_accuracy), words.loss(point.final_val_loss)]
+        for point in comparison.budget
+    ]
+    return _aligned([["By total epochs", "Epochs", "Val acc. %", "Val loss"], *rows])
+
+
+def _apart_line(group: Group) -> str:
     keys = words.listed(list(group.differs), 5)
     return f"{words.plural(group.size, 'run that differs', 'runs that differ')} in {keys}"
 

@@ -73,6 +73,7 @@ def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[B
     blocks += _differences(comparison)
     if pictures:
         blocks += [Heading("Pictures"), *pictures]
+    blocks += _budget(comparison)
     blocks += _decays(comparison)
     blocks += _schedules(comparison)
     blocks += _apart(comparison)
@@ -95,11 +96,13 @@ def scope(comparison: Comparison) -> str:
         words.plural(main.epochs, "epoch"),
         *facts,
     ]
-    apart = sum(group.size for group in comparison.groups[1:])
-    rest = [f"{apart:,} kept apart as not comparable"] if apart else []
+    lengths = sum(group.size for group in comparison.other_lengths)
+    apart = sum(group.size for group in comparison.groups[1:]) - lengths
+    rest = [f"{lengths:,} with other numbers of epochs in the budget curve"] if lengths else []
+    rest += [f"{apart:,} kept apart as not comparable"] if apart else []
     rest += [f"{len(comparison.left_out):,} left out"] if comparison.left_out else []
     aside = f" Of {words.plural(found, 'run')} found, {words.listed(rest)}." if rest else ""
-    return f"{', '.join(parts)}.{aside}"
+    return " ".join(filter(None, (f"{', '.join(parts)}.{aside}", words.sharing(comparison))))
 
 
 def _bullets(items: Sequence[str]) -> list[Block]:
@@ -216,6 +219,26 @@ def _difference_row(difference: Difference) -> tuple[Cell, ...]:
     )
 
 
+def _budget(comparison: Comparison) -> list[Block]:
+    if not comparison.budget:
+        return []
+    rows = [
+        (
+            Cell(point.label),
+            Cell(str(point.epochs), point.epochs),
+            Cell(words.listed([str(epoch) for epoch in point.decays])),
+            Cell(str(point.seeds), point.seeds),
+            Cell(words.percent(point.final_val_accuracy), point.final_val_accuracy.mean),
+            Cell(words.loss(point.final_val_loss), point.final_val_loss.mean),
+            Cell(words.percent(point.test_accuracy), point.test_accuracy.mean),
+        )
+        for point in comparison.budget
+    ]
+    columns = ("Schedule", "Epochs in all", "Decays at", "Seeds", "Val acc. %", "Val loss", "Test acc. %")
+    text = "What each total number of epochs brought, each with its own decays; nothing else differs between the rows."
+    return [Heading("What a budget of epochs buys"), Paragraph(text), Table(columns, tuple(rows))]
+
+
 def _decays(comparison: Comparison) -> list[Block]:
     if not comparison.results:
         return []
@@ -285,7 +308,8 @@ def _schedules(comparison: Comparison) -> list[Block]:
 
 
 def _apart(comparison: Comparison) -> list[Block]:
-    if not comparison.apart:
+    apart = [pair for pair in comparison.apart if pair[0] not in comparison.other_lengths]
+    if not apart:
         return []
     blocks: list[Block] = [
         Heading("Kept apart"),
@@ -295,7 +319,7 @@ def _apart(comparison: Comparison) -> list[Block]:
         ),
     ]
     columns = result_columns()[:6]
-    for number, (group, results) in enumerate(comparison.apart[:KEPT_APART], start=1):
+    for number, (group, results) in enumerate(apart[:KEPT_APART], start=1):
         rows = tuple(result_row(result, None)[:6] for result in results[:ROWS])
         blocks += [
             Heading(f"Group {number}: {words.plural(group.size, 'run')}", 3),
@@ -304,8 +328,8 @@ def _apart(comparison: Comparison) -> list[Block]:
         ]
         if len(results) > ROWS:
             blocks.append(Paragraph(f"{len(results) - ROWS:,} more schedules are in comparison.json."))
-    if len(comparison.apart) > KEPT_APART:
-        more = len(comparison.apart) - KEPT_APART
+    if len(apart) > KEPT_APART:
+        more = len(apart) - KEPT_APART
         blocks.append(Paragraph(f"{words.plural(more, 'more group')} in comparison.json."))
     return blocks
 

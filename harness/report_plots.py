@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from harness.compare import CURVES, Band, Comparison, Result, aggregate
+from harness.compare import CURVES, Band, BudgetPoint, Comparison, Result, aggregate
 from harness.compare_results import decay_factors, rates
 from harness.report_grid import Grid
 
@@ -225,6 +225,27 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     columns = max(1, min(4, len(handles), 110 // (longest + 8)))
     figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, handlelength=3.4)
+
+
+def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
+    """Mean final validation accuracy by number of epochs, a line and band for each schedule."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        labels = list(dict.fromkeys(point.label for point in points))
+        for number, label in enumerate(labels[: len(_COLOURS)]):
+            own = [point for point in points if point.label == label and point.final_val_accuracy.mean is not None]
+            epochs = [point.epochs for point in own]
+            ends = [(e.low, e.mean, e.high) for e in (point.final_val_accuracy for point in own)]
+            low, mean, high = np.array([[np.nan if v is None else v * 100 for v in row] for row in ends]).T
+            colour, marker, dashes = _COLOURS[number], _MARKERS[number], _DASHES[number]
+            axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+        axes.set_title("Final validation accuracy by total number of epochs, %")
+        axes.set_xlabel("epochs in all")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure, axes.get_legend_handles_labels()[0])
+        return _drawing(figure, "budget")
 
 
 def draw_heat_map(grid: Grid) -> Drawing:

@@ -173,6 +173,15 @@ def headline(comparison: Comparison) -> str:
     )
 
 
+def sharing(comparison: Comparison) -> str:
+    """What the stage store saved, or nothing."""
+    trained, reused = comparison.epochs_trained, comparison.epochs_reused
+    if not reused:
+        return ""
+    fewer = f" ({(trained + reused) / trained:.2f} times fewer than each run alone)" if trained else ""
+    return f"Of {trained + reused:,} epochs {trained:,} were trained, {reused:,} taken over from other runs{fewer}."
+
+
 def verdicts(comparison: Comparison) -> list[str]:
     """A sentence for every alternative and metric; of many alternatives only for those with a claim."""
     baseline = comparison.baseline

@@ -36,7 +36,7 @@ def test_milestones_beyond_the_run_are_warned_of_on_the_console(tmp_path):
         ("foo=1", "foo=1: unknown setting; known: "),
         ("scheduler.milestones=[80,30]", "scheduler.milestones=[80, 30]: 30 comes after 80"),
         ("data=mnist", "Put the files into one of these folders"),
-        ("resume=nowhere", "resume=nowhere: must be never or the folder of a run"),
+        ("resume=nowhere", "resume=nowhere: must be auto, never or the folder of a run"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback_and_exits_with_2(tmp_path, override, message):

@@ -1,0 +1,77 @@
+"""Look after the stage store: python scripts/stages.py ls|verify|gc [stages.dir=FOLDER] [stages.limit_gb=SIZE].
+
+ls lists the states there are; verify reads each and sets damaged ones aside; gc deletes what damaged entries and killed
+processes left behind, and the states used longest ago beyond the limit, but none that a running sweep needs.
+"""
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from harness.compose import compose_config
+from harness.console import rates_text
+from harness.errors import UserError
+from harness.stages import Entry, StageStore, open_store, verify
+from harness.walk import stored_in
+
+
+def _list(store: StageStore) -> int:
+    entries, pinned = store.entries(), store.pinned()
+    table = Table("key", "epochs done", "last lr", "schedule", "seed", "MB", "last used", "needed by a running sweep")
+    for entry in entries:
+        note = entry.note()
+        used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M:%S")
+        needed = "yes" if note.get("planned_key") in pinned else ""
+        shown = (note.get("epoch", ""), rates_text(note["lr"]) if note.get("lr") else "", note.get("scheduler", ""))
+        row = (entry.key[:12], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
+        table.add_row(*(str(cell) for cell in row))
+    if entries:
+        rich.print(table)
+    print(f"{_sum(entries)} in {store.folder}; the limit is {store.limit_bytes / 1e9:g} GB (stages.limit_gb)")
+    return 0
+
+
+def _verify(store: StageStore) -> int:
+    entries = store.entries()
+    damaged = verify(entries, store)
+    print(f"{_sum(entries)} read, {len(damaged)} damaged{' and set aside' if damaged else ''}")
+    return 1 if damaged else 0
+
+
+def _gc(store: StageStore) -> int:
+    debris, gone = store.remove_debris(), store.evict(store.limit_bytes)
+    print(f"{_sum(gone)} beyond the limit and {len(debris)} leftovers deleted; left: {_sum(store.entries())}")
+    return 0
+
+
+def _sum(entries: Sequence[Entry]) -> str:
+    states = "1 state" if len(entries) == 1 else f"{len(entries):,} states"
+    return f"{states} ({sum(entry.size for entry in entries) / 1e6:,.1f} MB)"
+
+
+def main() -> int:
+    """Run one command and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = {"ls": _list, "verify": _verify, "gc": _gc}
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("overrides", nargs="*", help="settings such as stages.dir=FOLDER")
+    arguments = parser.parse_args()
+    try:
+        stages = compose_config(arguments.overrides)[0].stages
+        folder = stored_in(stages.dir)
+        if folder is None or not folder.is_dir():
+            raise UserError(f"stages.dir={stages.dir}: no such folder; must be that of a stage store")
+        return commands[arguments.command](open_store(folder, stages.limit_gb, stages.memory_mb))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
