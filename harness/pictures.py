@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from harness.plots import png
+from harness.plots import margins, png
 from harness.predictions import Recorder
 from harness.splits import Split
 
@@ -38,7 +38,10 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, classes: Sequence[str]) 
     counts = torch.bincount(labels * size + predicted, minlength=size * size).view(size, size)
     fractions = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     side = min(11.0, 3.5 + 0.5 * size)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = Figure(figsize=(side + 1, side))
+    names = [_short(name) for name in classes] if size <= _NAMED else []
+    room = 0.6 + 0.085 * max([4, *map(len, names)])
+    margins(figure, left=room, bottom=room if names and max(map(len, names)) > 3 else 0.6, right=0.1)
     axes = figure.subplots()
     image = axes.imshow(fractions.numpy(), cmap="Blues", vmin=0.0, vmax=1.0)
     figure.colorbar(image, label="fraction of the true class", shrink=0.8)
@@ -46,8 +49,8 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, classes: Sequence[str]) 
     axes.set_title(f"test images: {right:,} of {len(labels):,} right")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    if size <= _NAMED:
-        _name_cells(axes, counts, fractions, [_short(name) for name in classes])
+    if names:
+        _name_cells(axes, counts, fractions, names)
     else:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
@@ -73,7 +76,8 @@ def worst_mistakes(part: Split, predicted: Tensor, losses: Tensor, classes: Sequ
     if not worst:
         return None
     rows = -(-len(worst) // _COLUMNS)
-    figure = Figure(figsize=(1.6 * _COLUMNS, 0.5 + 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * _COLUMNS, 0.5 + 2.1 * rows))
+    margins(figure, left=0.1, bottom=0.1, right=0.1)
     axes = figure.subplots()
     # Each image takes the unit square; all of them share one axes, since an axes each takes most of a second.
     for place, index in enumerate(worst):

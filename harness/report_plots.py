@@ -241,6 +241,7 @@ def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
             colour, marker, dashes = _COLOURS[number], _MARKERS[number], _DASHES[number]
             axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+        axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
         axes.set_title("Final validation accuracy by total number of epochs, %")
         axes.set_xlabel("epochs in all")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
