@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ def run_job(composed: DictConfig) -> None:
     """
     from harness.run import Request, record_failure, run
 
+    _spare_the_collector()
     hydra = HydraConfig.get()
     folder = _relative(Path(hydra.runtime.output_dir))
     name = hydra.runtime.choices.scheduler
@@ -66,6 +69,15 @@ def run_job(composed: DictConfig) -> None:
         # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
         traceback.clear_frames(error.__traceback__)
         raise
+
+
+@cache
+def _spare_the_collector() -> None:
+    """Once a process: what the imports made stays, so that no garbage collection has to walk over it again.
+
+    Without it each run spends a quarter of a second more on walking over torch while it draws.
+    """
+    gc.freeze()
 
 
 def _check_mode(config: Config, is_sweep: bool) -> None:

@@ -1,0 +1,1 @@
+"""Speed, measured: training beside its peers, and what the stage tree saves."""
