@@ -175,10 +175,11 @@ def _record(found: Sequence[Case], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _line(case: Case) -> str:
+    costs = [1e3 * value for value in (case.seconds_to_hash, case.seconds_to_save, case.seconds_to_load)]
+    size = case.bytes_written / max(1, case.states) / 1e6
     return (
         f"{case.name}: {case.seconds_alone:.0f} s alone, {case.seconds_shared:.0f} s shared; {case.states} states of "
-        f"{case.bytes_written / max(1, case.states) / 1e6:.2f} MB written; each takes {1e3 * case.seconds_to_hash:.1f} ms "
-        f"to hash, {1e3 * case.seconds_to_save:.1f} to save and {1e3 * case.seconds_to_load:.1f} to load with it"
+        f"{size:.2f} MB written; each takes {costs[0]:.1f} ms to hash, {costs[1]:.1f} to save, {costs[2]:.1f} to load"
     )
 
 
