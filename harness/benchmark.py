@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from harness.config import Config
 from harness.data import Dataset, Loader, load_dataset
 from harness.devices import Compute, set_up
-from harness.engine import Batches, train_epoch
+from harness.engine import Batches, TrainStep, train_epoch
 from harness.files import write_json
 from harness.identity import plain, versions
 from harness.models import build_model
@@ -68,10 +68,10 @@ def _through_the_harness(work: _Work) -> tuple[float, float]:
     optimizer = build_optimizer(work.config.optimizer, model)
     scheduler = build_scheduler(work.config.scheduler, optimizer)
     loader = Loader(work.dataset, work.config.data, work.config.batch_size, work.config.seed, work.compute.device)
+    step = TrainStep(model, optimizer, work.compute.scaler(), work.compute.autocast())
 
     def epoch(batches: Batches) -> float:
-        scaler, autocast = work.compute.scaler(), work.compute.autocast()
-        return train_epoch(model, batches, optimizer, scheduler, scaler, autocast).loss
+        return train_epoch(step, batches, scheduler).loss
 
     epoch(islice(loader.train(0), _WARM_UP_BATCHES))
     return _timed(work, lambda: epoch(loader.train(1)), len(work.dataset.train))

@@ -9,7 +9,7 @@ from pathlib import Path
 # The modules that decide what is computed; the others only read, write and show.
 _TRAINING_CODE = (
     "augment", "classes", "data", "devices", "engine", "models", "optim", "run", "schedule", "seeding", "sources",
-    "splits", "state",
+    "splits", "state", "steps",
 )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ DataConfig = Annotated[DigitsData | TorchvisionData | ImageFolderData | Syntheti
 
 
 class SmallCnnModel(_Settings):
-    """One block of convolution, batch norm, ReLU and pooling for each entry of `channels`."""
+    """One block of convolution, batch norm, pooling and ReLU for each entry of `channels`."""
 
     name: Literal["small_cnn"]
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
@@ -168,6 +168,8 @@ class Config(_Settings):
     precision: Precision
     deterministic: bool
     compile: bool
+    cuda_graphs: bool
+    profile: bool
     threads: PositiveInt | None
     resume: str | None
     checkpoint: CheckpointConfig

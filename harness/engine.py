@@ -1,9 +1,10 @@
-"""The training loop: an epoch as a function of model, optimizer, scheduler and batches."""
+"""The training loop: an epoch as a function of the step, its batches and the scheduler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,20 @@ from torch.optim.lr_scheduler import LRScheduler
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+class Step(Protocol):
+    """One optimizer step on a batch; `network` is what it trains."""
+
+    network: nn.Module
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on images (batch, channels, height, width) and labels (batch,) int64.
+
+        Returns the mean loss (scalar) and the logits (batch, classes) from before the step, both detached; they may be
+        overwritten by the next call.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Score:
     """Mean cross-entropy in nats, and the fraction classified right, over all images of a pass."""
@@ -22,31 +37,35 @@ class Score:
     accuracy: float
 
 
-def train_epoch(
-    model: nn.Module,
-    batches: Batches,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    scaler: torch.amp.GradScaler,
-    autocast: torch.autocast,
-) -> Score:
-    """Train on every batch, then step the scheduler once. Nothing in the loop waits for the device.
-
-    The scaler is torch's loss scaling for fp16; for every other precision it passes loss and step through.
-    """
+def train_epoch(step: Step, batches: Batches, scheduler: LRScheduler) -> Score:
+    """Train on every batch, then step the scheduler once. Nothing in the loop waits for the device."""
     tally = _Tally()
-    model.train()
+    step.network.train()
     for images, labels in batches:
-        optimizer.zero_grad()
-        with autocast:
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        tally.add(loss.detach(), logits.detach(), labels)
+        loss, logits = step(images, labels)
+        tally.add(loss, logits, labels)
     scheduler.step()
     return tally.score()
+
+
+class TrainStep:
+    """The step as torch's tutorials write it. Autocast and loss scaling pass everything through where not needed."""
+
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, autocast: torch.autocast
+    ) -> None:
+        self.network, self.optimizer, self._scaler, self._autocast = network, optimizer, scaler, autocast
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Step`."""
+        self.optimizer.zero_grad()
+        with self._autocast:
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return loss.detach(), logits.detach()
 
 
 def evaluate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> Score:

@@ -14,7 +14,7 @@ from harness.identity import plain
 RUN, SUMMARY, METRICS = "run.json", "summary.json", "metrics.jsonl"
 
 # Settings that change no bits of a completed run.
-_IMMATERIAL = ("resume", "checkpoint", "stages", "device", "threads")
+_IMMATERIAL = ("resume", "checkpoint", "stages", "device", "threads", "profile")
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,7 +18,7 @@ from harness.config import Config
 from harness.console import EpochDisplay, rates_text
 from harness.data import Dataset, Loader, load_dataset
 from harness.devices import set_up
-from harness.engine import evaluate, train_epoch
+from harness.engine import Batches, evaluate, train_epoch
 from harness.errors import UserError
 from harness.files import write_json
 from harness.interruption import Interrupted, Interruption
@@ -26,10 +26,12 @@ from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
 from harness.outcome import error_text, finite, leave_behind, pictures, record_failure, run_record, write_summary
 from harness.predictions import Recorder
+from harness.profiling import StepProfile
 from harness.results import METRICS, RUN, SUMMARY, change_of_schedule, epochs_recorded, finished_summary, summary_lines
 from harness.schedule import LrPlan, build_scheduler, make_plan, plan_warnings, step
 from harness.seeding import seed_global
 from harness.state import Checkpoints, TrainState, capture, check_identity, restore, save_tensors, weights_sha256
+from harness.steps import build_step
 from harness.tensorboard import hyperparameters
 from harness.tracking import Tracker
 from harness.training import Request, Training
@@ -106,6 +108,7 @@ def _prepare(request: Request) -> Training:
     model = build_model(config.model, dataset.shape, len(dataset.classes), sorted(batches))
     model = model.to(compute.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config.optimizer, model)
+    scaler = compute.scaler()
     plan = make_plan(config.scheduler, optimizer, config.epochs)
     _announce(request, dataset, model, plan)
     return Training(
@@ -116,7 +119,8 @@ def _prepare(request: Request) -> Training:
         model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(config.scheduler, optimizer),
-        scaler=compute.scaler(),
+        scaler=scaler,
+        step=build_step(config, compute, model, optimizer, scaler, min(config.batch_size, count)),
         plan=plan,
         identity=(identity := identities.describe(config, dataset, compute)),
         checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
@@ -194,43 +198,20 @@ def _agreement(training: Training, state: TrainState) -> int:
 
 
 def _train(training: Training, tracker: Tracker) -> None:
-    config, compute = training.request.config, training.compute
-    network = cast(nn.Module, torch.compile(training.model)) if config.compile else training.model
-    batches_an_epoch = math.ceil(len(training.dataset.train) / config.batch_size)
-    autocast, saved = compute.autocast(), len(training.rows)
+    config = training.request.config
+    batches_an_epoch, saved = math.ceil(len(training.dataset.train) / config.batch_size), len(training.rows)
+    profiler = StepProfile(training.request.folder, training.compute.device) if config.profile else None
     with Interruption() as interruption, EpochDisplay(config.epochs, batches_an_epoch) as display:
         while (epoch := len(training.rows)) < config.epochs:
             if (state := training.walk.arrive(epoch, interruption.stop_if_asked)) is not None:
                 _take_over(training, state, tracker)
                 saved = state.epoch
                 continue
-            rates = _rates(training, epoch)
-            seed_global(config.seed, "training", epoch)
             batches = display.track(epoch, training.loader.train(epoch))
-            began = time.perf_counter()
-            score = train_epoch(
-                network,
-                # Between checkpoints, finish the epoch: what it was begun from is not on the disk.
-                interruption.guard(batches, can_stop=saved == epoch),
-                training.optimizer,
-                training.scheduler,
-                training.scaler,
-                autocast,
-            )
-            compute.synchronize()
-            trained = time.perf_counter()
-            val = evaluate(network, training.loader.evaluation("val"), autocast)
-            row = {
-                "epoch": epoch,
-                "lr": rates,
-                "train_loss": finite(score.loss),
-                "train_accuracy": score.accuracy,
-                "val_loss": finite(val.loss),
-                "val_accuracy": val.accuracy,
-                "images_per_second": len(training.dataset.train) / (trained - began),
-                "seconds": time.perf_counter() - began,
-                "reused": False,
-            }
+            if profiler is not None:
+                batches = profiler.track(epoch, batches, batches_an_epoch)
+            # Between checkpoints, finish the epoch: what it was begun from is not on the disk.
+            row = _epoch(training, epoch, interruption.guard(batches, can_stop=saved == epoch))
             training.rows.append(row)
             _warn_if_diverged(training.rows)
             tracker.epoch(row)
@@ -242,6 +223,30 @@ def _train(training: Training, tracker: Tracker) -> None:
                 saved = epoch + 1
             if epoch + 1 < config.epochs:
                 interruption.stop_if_asked()
+    if profiler is not None and not profiler.is_done:
+        log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
+
+
+def _epoch(training: Training, epoch: int, batches: Batches) -> dict[str, Any]:
+    """Train one epoch and validate; returns its line of metrics.jsonl."""
+    rates = _rates(training, epoch)
+    seed_global(training.request.config.seed, "training", epoch)
+    began = time.perf_counter()
+    score = train_epoch(training.step, batches, training.scheduler)
+    training.compute.synchronize()
+    trained = time.perf_counter()
+    val = evaluate(training.step.network, training.loader.evaluation("val"), training.compute.autocast())
+    return {
+        "epoch": epoch,
+        "lr": rates,
+        "train_loss": finite(score.loss),
+        "train_accuracy": score.accuracy,
+        "val_loss": finite(val.loss),
+        "val_accuracy": val.accuracy,
+        "images_per_second": len(training.dataset.train) / (trained - began),
+        "seconds": time.perf_counter() - began,
+        "reused": False,
+    }
 
 
 def _rates(training: Training, epoch: int) -> dict[str, float]:
@@ -319,6 +324,8 @@ def _explained(error: Exception, config: Config) -> Exception:
     """A user's error in place of torch's where the user can mend it."""
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(f"batch_size={config.batch_size}: out of memory on {config.device}; must be smaller ({error})")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return UserError(f"compile=true: this network cannot be compiled here, must be false ({error_text(error)})")
     if "does not have a deterministic implementation" in str(error):
         return UserError(f"deterministic=true: this network cannot keep it here, must be false ({error})")
     return error

@@ -62,8 +62,9 @@ def capture(
 def restore(state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
     """Put a captured state back; the optimizer keeps the settings, learning rates among them, that it has now."""
     model.load_state_dict(state.model)
-    settings = optimizer.state_dict()
-    optimizer.load_state_dict({**settings, "state": state.optimizer})
+    own = optimizer.state_dict()
+    if not _copied(own["state"], state.optimizer):
+        optimizer.load_state_dict({**own, "state": state.optimizer})
     if state.scaler:
         scaler.load_state_dict(state.scaler)
 
@@ -227,6 +228,23 @@ def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
             state.identity.get(name),
             identity.get(name),
         )
+
+
+def _copied(own: dict[int, dict[str, Any]], other: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Copy another optimizer state into the tensors of this one, which a recorded CUDA graph reads and writes.
+
+    False, with nothing done, where the two do not hold the same tensors, as before the first step.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for index, entry in other.items():
+        for name, value in entry.items():
+            there = own.get(index, {}).get(name)
+            if not (isinstance(there, Tensor) and isinstance(value, Tensor)):
+                return False
+            pairs.append((there, value))
+    for there, value in pairs:
+        there.copy_(value)
+    return bool(pairs)
 
 
 def _copy(value: Any) -> Any:

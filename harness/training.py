@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.config import Config
 from harness.data import Dataset, Loader
 from harness.devices import Compute
+from harness.engine import Step
 from harness.schedule import LrPlan
 from harness.state import Checkpoints
 from harness.walk import Sharing, Walk
@@ -44,6 +45,7 @@ class Training:
     optimizer: Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
+    step: Step
     plan: LrPlan
     identity: dict[str, Any]
     checkpoints: Checkpoints

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.engine import evaluate, train_epoch
+from harness.engine import TrainStep, evaluate, train_epoch
 
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
@@ -36,7 +36,7 @@ def training_on(batches, calls):
     optimizer = RecordingSGD(model.parameters(), calls)
     scheduler = RecordingMultiStepLR(optimizer, milestones=[1], gamma=0.5)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return model, optimizer, train_epoch(model, batches, optimizer, scheduler, scaler, NO_AUTOCAST)
+    return model, optimizer, train_epoch(TrainStep(model, optimizer, scaler, NO_AUTOCAST), batches, scheduler)
 
 
 def batches_of(*sizes):
