@@ -39,9 +39,9 @@ class StepProfile:
         self.is_done = True
         # Else the profiler's library reports on itself, and on the lack of a GPU as an error.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        skipped = min(_SKIPPED, count // 3)
+        skipped = min(_SKIPPED, count // 2)
         recorded = min(_RECORDED, count - skipped)
-        # The profiler's own start is in its warm-up step.
+        # The profiler's own start falls into its warm-up step.
         plan = schedule(wait=max(0, skipped - 1), warmup=min(1, skipped), active=recorded, repeat=1)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_cuda else [])]
         with profile(activities=activities, schedule=plan, on_trace_ready=lambda done: self._report(epoch, done)) as it:
