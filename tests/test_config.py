@@ -1,7 +1,21 @@
 import pytest
+import yaml
+from conftest import ROOT
 
 from harness.cli import compose_config
 from harness.errors import UserError
+from harness.identity import flatten, plain
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_sets_what_its_file_says(name):
+    said = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
+    said = flatten({key: value for key, value in said.items() if key not in ("defaults", "hydra")})
+    composed = flatten(plain(compose_config([f"experiment={name}"])[0]))
+    assert {key: composed[key] for key in said} == said
+    assert compose_config([f"experiment={name}", "epochs=7"])[0].epochs == 7
 
 
 def test_defaults_are_the_source_s():
