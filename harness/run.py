@@ -35,6 +35,7 @@ from harness.steps import build_step
 from harness.tensorboard import hyperparameters
 from harness.tracking import Tracker
 from harness.training import Request, Training
+from harness.tree import PlannedRun
 from harness.walk import Walk, epochs_text
 
 __all__ = ["Request", "record_failure", "run"]
@@ -128,7 +129,7 @@ def _prepare(request: Request) -> Training:
             request.sharing,
             plan,
             identity,
-            identities.planned(config),
+            PlannedRun(request.scheduler_name, identities.planned(config), _preview(config)).keys,
             {"scheduler": request.scheduler_name, "seed": config.seed},
         ),
         rows=[],

@@ -73,22 +73,24 @@ class StageStore:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry; it may still turn out to be damaged."""
-        return key in self._memory or (self.folder is not None and self._path(key).exists())
+        return key in self._memory or self._exists(key)
 
     def get(self, key: str) -> TrainState | None:
         """The state, or None where there is none or its file is damaged, which is then set aside."""
         if (state := self._memory.get(key)) is not None:
             return state
-        if self.folder is None or not (path := self._path(key)).exists():
+        if not self._exists(key):
             return None
+        path = self._path(key)
         try:
             state = load_state(path)
             if keys.chain(keys.root(state.identity), [row["lr"] for row in state.rows])[-1] != key:
                 raise DamagedCheckpointError(f"{path}: holds the state of another key")
         except DamagedCheckpointError as error:
-            if path.exists():  # else it was evicted meanwhile
+            if self._exists(key):  # else it was evicted meanwhile
                 log.warning("%s; it is set aside, and its epochs are trained again", error)
-                _rename(path, path.with_suffix(_DAMAGED))
+                with contextlib.suppress(OSError):  # gone by now, or in a folder that can only be read
+                    path.rename(path.with_suffix(_DAMAGED))
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -104,27 +106,31 @@ class StageStore:
         self._memory.put(key, state)
         if self.folder is None:
             return
-        path = self._path(key)
+        path, noted = self._path(key), {**note, "epoch": state.epoch, "planned_key": planned_key}
         with _as_user_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(
-            path.with_suffix(_NOTE), json.dumps({**note, "epoch": state.epoch, "planned_key": planned_key}), False
-        )
-        # A power cut may damage it, which the checksum finds; waiting for the disk would cost more than training again.
-        save_state(path, state, durable=False)
-        self._keep_to_limit(path.stat().st_size)
+            write_text(path.with_suffix(_NOTE), json.dumps(noted), False)
+            # A power cut may damage it, which the checksum finds; waiting for the disk would cost more than training
+            # again.
+            size = save_state(path, state, durable=False)
+            self._keep_to_limit(size)
 
-    def claim(self, key: str) -> FileLock:
-        """The lock of whoever trains the epochs that lead to this key; not yet acquired.
+    def claim(self, key: str, seconds: float) -> FileLock | None:
+        """The lock, acquired, of whoever trains the epochs that lead to this key; None while another process has it.
 
         Raises:
             UserError: when the folder cannot be written.
         """
         assert self.folder is not None
         claims = self.folder / "claims"
+        lock = FileLock(claims / f"{key}.lock")
         with _as_user_error(claims):
             claims.mkdir(parents=True, exist_ok=True)
-        return FileLock(claims / f"{key}.lock")
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                return None
+        return lock
 
     @contextlib.contextmanager
     def sweep(self, planned_keys: Iterable[str]) -> Iterator[None]:
@@ -136,22 +142,23 @@ class StageStore:
         if self.folder is None:
             yield
             return
-        sweeps = self.folder / "sweeps"
-        with _as_user_error(sweeps):
-            sweeps.mkdir(parents=True, exist_ok=True)
-        pins = sweeps / f"{uuid.uuid4().hex}.json"
+        pins = self.folder / "sweeps" / f"{uuid.uuid4().hex}.json"
         lock = FileLock(pins.with_suffix(".lock"))
-        with lock:
+        with _as_user_error(pins.parent):
+            pins.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
             write_text(pins, json.dumps(sorted(planned_keys)))
             yield
-            pins.unlink(missing_ok=True)
-            pins.with_suffix(".lock").unlink(missing_ok=True)
+        finally:
+            _unlink(pins, pins.with_suffix(".lock"))
+            lock.release()
 
     def entries(self) -> list[Entry]:
         """All entries on the disk, the one that was used longest ago first."""
         found = []
         for path in self.folder.glob(f"*{_STATE}") if self.folder is not None else ():
-            with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+            with contextlib.suppress(OSError):  # evicted meanwhile
                 stat = path.stat()
                 found.append(Entry(path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: entry.used)
@@ -161,8 +168,7 @@ class StageStore:
         needed: set[str] = set()
         for pins in (self.folder / "sweeps").glob("*.json") if self.folder is not None else ():
             if _is_free(pins.with_suffix(".lock")):
-                pins.unlink(missing_ok=True)
-                pins.with_suffix(".lock").unlink(missing_ok=True)
+                _unlink(pins, pins.with_suffix(".lock"))
                 continue
             with contextlib.suppress(OSError, ValueError):
                 needed.update(json.loads(pins.read_text()))
@@ -214,8 +220,15 @@ class StageStore:
             )
 
     def _delete(self, entry: Entry) -> None:
-        entry.path.unlink(missing_ok=True)
-        entry.path.with_suffix(_NOTE).unlink(missing_ok=True)
+        _unlink(entry.path, entry.path.with_suffix(_NOTE))
+
+    def _exists(self, key: str) -> bool:
+        if self.folder is None:
+            return False
+        try:
+            return self._path(key).exists()
+        except OSError:  # in a folder that may not be looked into
+            return False
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -294,9 +307,11 @@ def _modified(path: Path) -> float:
         return time.time()
 
 
-def _rename(path: Path, target: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(target)
+def _unlink(*paths: Path) -> None:
+    """Delete what can be; what is gone already, or may not be deleted, does not matter."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _size(tree: Any) -> int:

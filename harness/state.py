@@ -84,20 +84,20 @@ def weights_sha256(model: nn.Module) -> str:
     return digest(model.state_dict())
 
 
-def save_state(path: Path, state: TrainState, durable: bool = True) -> None:
+def save_state(path: Path, state: TrainState, durable: bool = True) -> int:
     """Write the state, with its digest, atomically; the file loads with `torch.load(weights_only=True)`.
 
-    `durable` as in `files.write_atomic`.
+    Returns its size in bytes. `durable` as in `files.write_atomic`.
 
     Raises:
         UserError: when the file cannot be written.
     """
     content = asdict(state)
-    save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content}, durable)
+    return save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content}, durable)
 
 
-def save_tensors(path: Path, value: Any, durable: bool = True) -> None:
-    """Write what `torch.load` reads, atomically.
+def save_tensors(path: Path, value: Any, durable: bool = True) -> int:
+    """Write what `torch.load` reads, atomically, and return its size in bytes.
 
     Raises:
         UserError: when the file cannot be written.
@@ -106,6 +106,7 @@ def save_tensors(path: Path, value: Any, durable: bool = True) -> None:
     content = io.BytesIO()
     torch.save(value, content)
     write_atomic(path, lambda file: file.write(content.getbuffer()), durable)
+    return content.getbuffer().nbytes
 
 
 class DamagedCheckpointError(Exception):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from harness import keys
 from harness.errors import UserError
@@ -36,20 +36,23 @@ class Sharing:
 
 
 class Walk:
-    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim."""
+    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim.
+
+    `planned_keys` are those of `tree.PlannedRun`, by which a sweep says what it needs.
+    """
 
     def __init__(
         self,
         sharing: Sharing | None,
         plan: LrPlan,
         identity: dict[str, Any],
-        planned: dict[str, Any],
+        planned_keys: Sequence[str],
         note: dict[str, Any],
     ) -> None:
         self._sharing, self._note, self._plan = sharing, note, plan
         epochs = [plan.by_group(epoch) for epoch in range(plan.epochs)]
         self._keys = keys.chain(keys.root(identity), epochs)
-        self._planned_keys = keys.chain(keys.root(planned), epochs)
+        self._planned_keys = planned_keys
         self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
         self._claim: FileLock | None = None
         self._claimed_to = 0
@@ -88,12 +91,11 @@ class Walk:
         target = next(stop for stop in self._stops if stop > epoch)
         if self._sharing.store.folder is not None:
             try:
-                claim = self._sharing.store.claim(self._keys[target])
+                self._claim = self._acquired(self._sharing.store, epoch, target, check)
             except UserError as error:
                 log.warning("%s; the run goes on by itself", error)
                 self._sharing = None
                 return None
-            self._acquire(claim, epoch, target, check)
             # Whoever held the claim until now may have left just what was claimed.
             if (state := self.latest(epoch)) is not None:
                 self._release()
@@ -114,18 +116,14 @@ class Walk:
         except UserError as error:
             log.warning("%s; the run goes on without leaving its state there", error)
 
-    def _acquire(self, claim: FileLock, epoch: int, target: int, check: Callable[[], None]) -> None:
-        try:
-            claim.acquire(blocking=False)
-        except Timeout:
-            log.info("epochs %d to %d are being trained by another process: waiting for it", epoch, target - 1)
-            while not claim.is_locked:
-                check()
-                try:
-                    claim.acquire(timeout=_SECONDS_BETWEEN_LOOKS)
-                except Timeout:
-                    continue
-        self._claim = claim
+    def _acquired(self, store: StageStore, epoch: int, target: int, check: Callable[[], None]) -> FileLock:
+        claim = store.claim(self._keys[target], seconds=0)
+        if claim is None:
+            log.info("%s being trained by another process: waiting for it", _are(epoch, target - 1))
+        while claim is None:
+            check()
+            claim = store.claim(self._keys[target], _SECONDS_BETWEEN_LOOKS)
+        return claim
 
     def _release(self) -> None:
         self._claimed_to = 0
@@ -142,6 +140,10 @@ def stored_in(folder: str | None) -> Path | None:
 def epochs_text(first: int, last: int) -> str:
     """`epoch 3` or `epochs 0 to 29`."""
     return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+
+
+def _are(first: int, last: int) -> str:
+    return f"{epochs_text(first, last)} {'is' if first == last else 'are'}"
 
 
 def reused(rows: Iterable[dict[str, Any]]) -> int:

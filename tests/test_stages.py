@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import keys
+from harness.errors import UserError
 from harness.schedule import LrPlan
 from harness.stages import StageStore, verify
-from harness.state import TrainState
+from harness.state import TrainState, save_state
 from harness.tree import PlannedRun, StageTree
 
 IDENTITY = {"seed": 0, "model.channels": [8]}
@@ -93,6 +94,45 @@ def test_memory_is_limited(tmp_path):
     store = StageStore(None, 10**9, 3 * 4000)
     found = [put(store, [rate]) for rate in range(5)]
     assert [store.has(key) for key in found] == [False, False, True, True, True]
+
+
+def test_an_entry_evicted_by_another_process_while_it_is_written_does_no_harm(tmp_path, monkeypatch):
+    store = StageStore(tmp_path, 10**9, 0)
+    other = StageStore(tmp_path, 10**9, 0)
+
+    def written(path, state, durable):
+        size = save_state(path, state, durable)
+        other.evict(0)
+        return size
+
+    monkeypatch.setattr("harness.stages.save_state", written)
+    key = put(store, [1])
+    assert not store.has(key)
+    assert store.get(key) is None
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path):
+    for name in ("claims", "sweeps"):
+        (tmp_path / name).write_text("no folder")
+    store = StageStore(tmp_path, 10**9, 0)
+    with pytest.raises(UserError, match=r"stages.dir: .*claims cannot be written"):
+        store.claim("key", 0)
+    with pytest.raises(UserError, match=r"stages.dir: .*sweeps cannot be written"), store.sweep(["plan"]):
+        pass
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error_of_the_store(tmp_path):
+    (tmp_path / "claims" / "key.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"stages.dir: .*claims cannot be written"):
+        StageStore(tmp_path, 10**9, 0).claim("key", 0)
+
+
+def test_a_claim_is_held_by_one_and_free_once_it_is_released(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    held = store.claim("key", 0)
+    assert store.claim("key", 0) is None
+    held.release()
+    assert store.claim("key", 0) is not None
 
 
 def test_verify_finds_the_damaged_ones(tmp_path):
