@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import os
+import pkgutil
 import platform
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,15 @@ from harness.devices import Compute
 _LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "stages", "plan_only", "profile", "device", "threads")
 _LEFT_OUT_DATA = ("root", "download")
 
+# Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
+_KERNEL_VARIABLES = (
+    "BLIS_", "CUBLAS", "CUDNN_", "DNNL_", "KMP_DETERMINISTIC", "MKL_", "NVIDIA_TF32_", "OMP_DYNAMIC", "OMP_SCHEDULE",
+    "ONEDNN_", "OPENBLAS_", "PYTORCH_TUNABLEOP_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32_", "TORCH_BLAS_", "TORCH_CUDNN_",
+    "TORCH_LINALG_",
+)  # fmt: skip
+# The number of threads is in the identity as torch has it; the others say what is printed and where.
+_OTHER_VARIABLES = ("_NUM_THREADS", "_VERBOSE", "_DIR")
+
 
 def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, Any]:
     """Dotted names and plain values of everything but the schedule that can change the bits of a run."""
@@ -31,10 +44,24 @@ def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, An
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "training_code": code_digest(),
+        "optimizer_code": _foreign_code(config.optimizer.target),
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
         **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
     }
     settings["versions"] = versions()
     return flatten(settings)
+
+
+def _chooses_kernels(variable: str) -> bool:
+    return variable.startswith(_KERNEL_VARIABLES) and not variable.endswith(_OTHER_VARIABLES)
+
+
+def _foreign_code(target: str) -> str | None:
+    """SHA-256 of the file that a class is from, if that is not torch, whose version says it."""
+    module = pkgutil.resolve_name(target).__module__
+    if module.startswith("torch."):
+        return None
+    return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
 
 
 def planned(config: Config) -> dict[str, Any]:
