@@ -55,8 +55,10 @@ def run_job(composed: DictConfig) -> None:
         setting = config.resume or ("auto" if is_sweep else None)
         holds_run = (folder / METRICS).exists() or (folder / SUMMARY).exists()
         resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run)
-        save_at = boundaries_to_save(Path(hydra.sweep.dir), hydra.overrides.task) if is_sweep else ()
-        sharing = None if setting == "never" else _sharing(config, setting is not None, save_at)
+        # Not the present one where hydra.job.chdir is set.
+        start = Path(hydra.runtime.cwd)
+        save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
+        sharing = None if setting == "never" else _sharing(config, setting is not None, save_at, start)
         command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
         run(Request(config, name, folder, resume, command, sharing))
         if resume and not is_sweep:
@@ -87,7 +89,7 @@ def _check_mode(config: Config, is_sweep: bool) -> None:
         raise UserError("plan_only=true: draws the tree of a multirun; needs -m (scripts/preview.py shows one run)")
 
 
-def _sharing(config: Config, takes: bool, save_at: tuple[int, ...]) -> Sharing:
+def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path) -> Sharing:
     from harness.stages import open_store
     from harness.walk import Sharing, stored_in
 
@@ -96,7 +98,8 @@ def _sharing(config: Config, takes: bool, save_at: tuple[int, ...]) -> Sharing:
             "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
         )
     stages = config.stages
-    store = open_store(stored_in(stages.dir), stages.limit_gb, stages.memory_mb)
+    folder = stored_in(stages.dir)
+    store = open_store(None if folder is None else _relative(start / folder), stages.limit_gb, stages.memory_mb)
     return Sharing(store, takes, stages.every, save_at)
 
 

@@ -49,7 +49,7 @@ class SweepPlanner(Callback):  # type: ignore[misc]
 def with_unfinished_folder(arguments: Sequence[str]) -> list[str]:
     """The command line with the folder of an unfinished sweep of the very same command, if there is one in runs/."""
     SweepPlanner.typed = list(arguments)
-    fixed = [a for a in arguments if a.startswith(("hydra.sweep.dir=", "resume="))]
+    fixed = [a for a in arguments if a.startswith(("hydra.sweep.dir=", "resume=")) and a != "resume=auto"]
     folder = None if fixed else unfinished(arguments)
     if folder is None:
         return list(arguments)
@@ -71,8 +71,6 @@ def report_on_sweep(completed: bool) -> None:
     if folder is None:
         return
     SweepPlanner.held.close()
-    if completed:
-        note_finished(folder)
     from harness.aggregates import write_aggregates
     from harness.report import write_report
 
@@ -81,6 +79,10 @@ def report_on_sweep(completed: bool) -> None:
         write_aggregates(report.comparison.groups, folder / "aggregated")
     except UserError as error:
         log.error("no report: %s", error)
+        report = None
+    if completed:  # only now, so that after a kill in the middle of the report the same command makes it
+        note_finished(folder)
+    if report is None:
         return
     print(f"\n{report.text}\n")
     for path in report.files:

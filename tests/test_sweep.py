@@ -2,12 +2,14 @@ import csv
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import SMALL, train, train_command
 
 from harness.naming import run_name
-from harness.sweep import with_excluded_keys
+from harness.sweep import SweepPlanner, report_on_sweep, with_excluded_keys, with_unfinished_folder
+from harness.sweep_folder import SWEEP, open_folder
 
 QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
 
@@ -81,6 +83,33 @@ def test_an_interrupted_sweep_stops_and_reports_on_what_there_is(tmp_path):
     report = (tmp_path / "sweep" / "report" / "report.md").read_text().replace("\\", "")
     assert "1_constant_seed=1" in report
     assert "interrupted" in report
+
+
+@pytest.mark.parametrize(("mode", "is_continued"), [([], True), (["resume=auto"], True), (["resume=never"], False)])
+def test_an_unfinished_sweep_is_continued_unless_that_is_refused(monkeypatch, mode, is_continued):
+    monkeypatch.setattr("harness.sweep.unfinished", lambda arguments: Path("runs/begun"))
+    command = ["-m", "seed=0,1", *mode]
+    assert ("hydra.sweep.dir='runs/begun'" in with_unfinished_folder(command)) == is_continued
+
+
+def test_a_sweep_killed_in_its_report_is_unfinished(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    open_folder(tmp_path, ["-m"]).release()
+    monkeypatch.setattr(SweepPlanner, "folder", tmp_path)
+    monkeypatch.setattr("harness.report.write_report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report_on_sweep(completed=True)
+    assert json.loads((tmp_path / SWEEP).read_text())["finished"] is False
+
+
+def test_jobs_that_change_to_their_own_folders_share_all_the_same(tmp_path):
+    own = [o for o in QUICK if not o.startswith("hydra.sweep.dir")]
+    done = train(tmp_path, "-m", *own, "scheduler=constant,step", "hydra.job.chdir=true")
+    assert done.returncode == 0, done.stderr
+    trained = [json.loads(path.read_text())["epochs_trained"] for path in tmp_path.glob("runs/*_sweep/*/summary.json")]
+    assert sorted(trained) == [0, 3]
 
 
 def test_the_compare_experiment_holds_three_schedules_and_five_seeds(tmp_path):
