@@ -131,7 +131,7 @@ def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> 
 
 def _name(path: Path, common: Path) -> str:
     inside = path.is_relative_to(common) and path != common
-    return path.relative_to(common).as_posix() if inside else path.name
+    return _printable(path.relative_to(common).as_posix() if inside else path.name)
 
 
 def _number(value: object) -> float | None:
@@ -148,7 +148,12 @@ def _integer(value: object) -> int | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return _printable(value) if isinstance(value, str) else ""
+
+
+def _printable(text: str) -> str:
+    """Text without signs that would break a line or steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -317,7 +322,7 @@ def _reason(
 ) -> str:
     """Why a run is left out of the statistics, empty if it is not."""
     if status == "failed":
-        return " ".join(_text(summary.get("error")).split()) or "failed without an error text"
+        return _text(" ".join(str(summary.get("error") or "").split())) or "failed without an error text"
     if status in ("interrupted", "unfinished"):
         done = f"{len(log)} of {epochs} epochs" if epochs is not None else f"{len(log)} epochs"
         return f"{status} after {done}"

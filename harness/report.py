@@ -12,26 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import report_words as words
+from harness.blocks import Block, Bullets, Heading, Paragraph, Picture, Table
 from harness.compare import CURVES, Comparison, Run, compare, load_runs
 from harness.compare_groups import Group, flat, setting_text
 from harness.compare_json import to_json
 from harness.compare_results import epochs_to, seconds_to, throughput
 from harness.errors import UserError
 from harness.files import write_atomic
-from harness.report_blocks import (
-    ROWS,
-    Block,
-    Bullets,
-    Heading,
-    Paragraph,
-    Picture,
-    Table,
-    left_out_lines,
-    report_blocks,
-    result_columns,
-    result_row,
-    scope,
-)
+from harness.report_blocks import ROWS, left_out_lines, report_blocks, result_columns, result_row, scope
 from harness.report_grid import find_grid
 from harness.report_html import html_page
 
@@ -119,7 +107,8 @@ def _draw(comparison: Comparison) -> tuple[list[Picture], Mapping[str, Any]]:
 
 
 def _write(path: Path, content: str | bytes) -> None:
-    data = content.encode() if isinstance(content, str) else content
+    # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
+    data = content.encode(errors="replace") if isinstance(content, str) else content
     write_atomic(path, lambda file: file.write(data))
 
 
@@ -154,7 +143,7 @@ def _escaped(text: str) -> str:
 
 def terminal_text(comparison: Comparison) -> str:
     """Table and sentences for a terminal, without pictures and details."""
-    parts = [scope(comparison)]
+    parts = [textwrap.fill(scope(comparison), _WIDTH)]
     if comparison.results:
         rows = [
             [cell.text for cell in result_row(result, comparison.baseline)[:7]] for result in comparison.leading(ROWS)
@@ -163,10 +152,11 @@ def terminal_text(comparison: Comparison) -> str:
         hidden = len(comparison.results) - len(rows)
         if hidden:
             parts.append(f"{hidden:,} more schedules are in comparison.json; runs.csv has every run.")
-        parts.append(
-            "Mean ± half width of the 95 % interval over seeds; ranked by final validation accuracy, never "
-            f"by test. {words.target_note(comparison)}"
+        note = (
+            "Mean ± half width of the 95 % interval over seeds; ranked by final validation accuracy, never by test. "
+            f"{words.target_note(comparison)}"
         )
+        parts.append(textwrap.fill(note, _WIDTH))
     parts += [_budget_lines(comparison)] if comparison.budget else []
     sentences = [words.headline(comparison), *words.verdicts(comparison), *words.cautions(comparison)]
     parts.append("\n".join(_item(sentence) for sentence in sentences))

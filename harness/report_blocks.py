@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness import report_words as words
-from harness.compare import Comparison, Decay, Difference, Group, Result
+from harness.blocks import Block, Bullets, Cell, Heading, Paragraph, Picture, Table
+from harness.compare import Comparison, Difference, Group, Result
 from harness.compare_groups import setting_text
-from harness.compare_results import DECAY_FACTOR
 from harness.compare_stats import Estimate
+from harness.report_decays import decay_blocks
 
 ROWS = 25  # of a table; the rest are counted
 KEPT_APART = 10  # groups that get a table each
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A title; level 1 is the report's."""
-
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """A list of sentences."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell; `value` is what a reader would sort it by, None if that is its text."""
-
-    text: str
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first column is text, the others are numbers."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture file of the report, by name, and what it shows."""
-
-    name: str
-    caption: str
-
-
-Block = Heading | Paragraph | Bullets | Table | Picture
 
 
 def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[Block]:
@@ -74,7 +25,7 @@ def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[B
     if pictures:
         blocks += [Heading("Pictures"), *pictures]
     blocks += _budget(comparison)
-    blocks += _decays(comparison)
+    blocks += decay_blocks(comparison)
     blocks += _schedules(comparison)
     blocks += _apart(comparison)
     blocks += _left_out(comparison)
@@ -137,14 +88,14 @@ def result_columns() -> tuple[str, ...]:
 
 def result_row(result: Result, baseline: str | None) -> tuple[Cell, ...]:
     """A result as a row of the main table."""
-    mark = " (baseline)" if result.label == baseline else ""
+    mark, total = " (baseline)" if result.label == baseline else "", len(result.variant.runs)
     return (
         Cell(result.label + mark),
-        Cell(str(len(result.variant.runs)), len(result.variant.runs)),
+        Cell(str(total), total),
         Cell(words.percent(result.final_val_accuracy), result.final_val_accuracy.mean),
         Cell(words.percent(result.best_val_accuracy), result.best_val_accuracy.mean),
-        Cell(words.loss(result.final_val_loss), result.final_val_loss.mean),
-        Cell(words.loss(result.late_val_loss), result.late_val_loss.mean),
+        Cell(_loss(result.final_val_loss, total), result.final_val_loss.mean),
+        Cell(_loss(result.late_val_loss, total), result.late_val_loss.mean),
         Cell(words.percent(result.test_accuracy), result.test_accuracy.mean),
         Cell(words.target_text(result, result.epochs_to_target, 1), result.epochs_to_target.mean),
         Cell(words.target_text(result, result.seconds_to_target, 1), result.seconds_to_target.mean),
@@ -152,6 +103,10 @@ def result_row(result: Result, baseline: str | None) -> tuple[Cell, ...]:
         Cell(words.percent(result.spread), result.spread.mean),
         Cell(words.with_half_width(result.images_per_second, 0), result.images_per_second.mean),
     )
+
+
+def _loss(value: Estimate, total: int) -> str:
+    return words.of_runs(words.loss(value), value.n, total)
 
 
 def _results(comparison: Comparison) -> list[Block]:
@@ -237,61 +192,6 @@ def _budget(comparison: Comparison) -> list[Block]:
     columns = ("Schedule", "Epochs in all", "Decays at", "Seeds", "Val acc. %", "Val loss", "Test acc. %")
     text = "What each total number of epochs brought, each with its own decays; nothing else differs between the rows."
     return [Heading("What a budget of epochs buys"), Paragraph(text), Table(columns, tuple(rows))]
-
-
-def _decays(comparison: Comparison) -> list[Block]:
-    if not comparison.results:
-        return []
-    rule = (
-        f"A decay is an epoch whose learning rate is at most {DECAY_FACTOR:g} times that of the epoch "
-        "before: of a smooth schedule such as cosine the last few epochs at most. The arrow leads from the "
-        "end of the last epoch at the old rate to the end of up to three epochs at the new one, fewer if the "
-        "next decay or the end comes first. Changes are means over seeds with the 95 % interval; the "
-        "baseline's change over the same epochs shows what time alone would have brought."
-    )
-    rows = [_decay_row(decay) for decay in comparison.decays]
-    if not rows:
-        return [Heading("What each decay did"), Paragraph(f"No schedule has a decay. {rule}")]
-    columns = (
-        "Schedule",
-        "Epoch",
-        "Rate times",
-        "Epochs after",
-        "Val acc. %",
-        "Change, points",
-        "Baseline's, points",
-        "Val loss",
-        "Change, nats",
-        "Baseline's, nats",
-    )
-    return [
-        Heading("What each decay did"),
-        Table(columns, tuple(rows[:ROWS])),
-        *_cut(rows, "decays"),
-        Paragraph(rule),
-    ]
-
-
-def _decay_row(decay: Decay) -> tuple[Cell, ...]:
-    accuracy, loss = "accuracy", "loss"
-    return (
-        Cell(decay.label),
-        Cell(str(decay.epoch), decay.epoch),
-        Cell(f"{decay.factor:.3g}", decay.factor),
-        Cell(str(decay.epochs_after), decay.epochs_after),
-        Cell(_from_to(decay.accuracy_before, decay.accuracy_after, accuracy), decay.accuracy_after.mean),
-        Cell(words.change(decay.accuracy_change, accuracy), decay.accuracy_change.mean),
-        Cell(words.change(decay.baseline_accuracy_change, accuracy), decay.baseline_accuracy_change.mean),
-        Cell(_from_to(decay.loss_before, decay.loss_after, loss), decay.loss_after.mean),
-        Cell(words.change(decay.loss_change, loss), decay.loss_change.mean),
-        Cell(words.change(decay.baseline_loss_change, loss), decay.baseline_loss_change.mean),
-    )
-
-
-def _from_to(before: Estimate, after: Estimate, metric: str) -> str:
-    if before.mean is None or after.mean is None:
-        return words.NOTHING
-    return f"{words.amount(before.mean, metric)} → {words.amount(after.mean, metric)}"
 
 
 def _schedules(comparison: Comparison) -> list[Block]:

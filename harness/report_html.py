@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from harness.report_blocks import Block, Bullets, Cell, Heading, Paragraph, Picture, Table
+from harness.blocks import Block, Bullets, Cell, Heading, Paragraph, Picture, Table
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #57606a; --page: #fff; --line: #d0d7de; --band:

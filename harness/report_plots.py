@@ -108,10 +108,14 @@ def draw_rates(comparison: Comparison) -> Drawing:
             series: dict[tuple[float, ...], list[str]] = {}
             for group in plan[epochs[0]]:
                 series.setdefault(tuple(plan[e].get(group, np.nan) for e in epochs), []).append(group)
-            for values, groups in series.items():
-                label = line.label if len(series) == 1 else f"{line.label}: {_label(', '.join(groups))}"
-                style = {"color": line.colour, "linestyle": line.dashes, "linewidth": line.width}
-                axes.plot(epochs, values, drawstyle="steps-mid", label=label, **style)
+            style = {"color": line.colour, "linestyle": line.dashes, "linewidth": line.width}
+            for number, (values, groups) in enumerate(series.items()):
+                label = line.label
+                if len(series) > 1:  # groups of one schedule are told apart by their markers
+                    label += f": {_label(', '.join(groups))}"
+                    style["marker"] = _MARKERS[number % len(_MARKERS)]
+                every = max(1, len(epochs) // 10)
+                axes.plot(epochs, values, drawstyle="steps-mid", label=label, markersize=7, markevery=every, **style)
                 smallest, largest = min(smallest, *values), max(largest, *values)
         if smallest > 0 and largest / smallest > 5:
             axes.set_yscale("log")
@@ -214,6 +218,9 @@ def _fit(axes: Axes, bands: Sequence[Band], unit: str) -> None:
             axes.set_ylim(max(low, late_low - room), min(100.4, late_high + room / 12))
         else:
             axes.set_ylim(max(0.0, late_low - room / 12), min(high, late_high + room))
+    # Student's interval over two or three seeds reaches far beyond what an accuracy or a loss can be.
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, -0.4 if unit == "%" else 0.0), min(top, 100.4) if unit == "%" else top)
 
 
 def _epoch_axis(axes: Axes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.compare import COMPARED, Comparison, Difference, Result
+from harness.compare_results import values_by_seed
 from harness.compare_stats import ALPHA, MOST_SEEDS, Estimate
 
 NOTHING = "-"  # for a number that does not exist
@@ -99,13 +100,15 @@ def difference_sentence(difference: Difference, baseline: str) -> str:
         return f"{label} and {baseline} have the same {metric} with each of the {plural(seeds, 'seed')}."
     evidence = f"Holm-corrected {_p_clause(difference.p_holm)}, {plural(seeds, 'seed')}"
     interval = _interval(difference, difference.verdict == "undecided")
+    # The bare interval may leave out zero where the correction for many tests does not let it decide.
+    among = "among so many tests " if difference.paired.p is not None and difference.paired.p < ALPHA else ""
     if difference.verdict == "better":
         return f"{label} beats {baseline} in {metric} by {size} ({interval}{evidence})."
     if difference.verdict == "worse":
         return f"{label} is worse than {baseline} in {metric} by {size} ({interval}{evidence})."
     return (
         f"Nothing can be claimed about {label} and {baseline} in {metric}: {label} "
-        f"{_tendency(mean, size)} {baseline}, but that could be chance ({interval}{evidence}). "
+        f"{_tendency(mean, size)} {baseline}, but {among}that could be chance ({interval}{evidence}). "
         f"{_more_seeds(difference)}"
     )
 
@@ -216,24 +219,40 @@ def _count_sentence(found: Sequence[Difference], metric: str, baseline: str) -> 
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """What limits the claims: one seed, unpaired seeds, a permutation test that is too coarse or
-    disagrees.
+    """What limits the claims: one schedule under two names, diverged runs, one seed, unpaired seeds, a permutation
+    test that is too coarse or disagrees.
     """
     lines = [
         f"{listed(labels)} have the same learning rate in every epoch: they are one schedule under several names and "
         "are not merged here."
         for labels in comparison.equal_plans[:SENTENCES]
     ]
+    lines += _divergences(comparison)
     main = comparison.main
     if main is not None and main.size and max(len(variant.runs) for variant in main.variants) == 1:
         lines.append("Every schedule has one seed: no claim is possible. Three seeds are a start, five are better.")
-    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired}
+    # Accuracy is always there, so that a seed which is not paired in it is one that only one schedule has.
+    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric == COMPARED[0]}
     for label, seeds in list(unpaired.items())[:SENTENCES]:
         lines.append(
             f"{label} and {comparison.baseline} are compared over the seeds that both have; not paired: "
             f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}."
         )
     return lines + _permutation_cautions(comparison)
+
+
+def _divergences(comparison: Comparison) -> list[str]:
+    """A sentence for each schedule whose mean losses lack runs, since what they lack is its worst."""
+    lines = []
+    for result in comparison.results:
+        lost = sorted({*result.variant.seeds} - values_by_seed(result.variant, COMPARED[1]).keys())
+        if lost:
+            seeds = f"{'seed' if len(lost) == 1 else 'seeds'} {listed([str(seed) for seed in lost])}"
+            lines.append(
+                f"{result.label} diverged with {seeds}: the validation loss stopped being a number. Mean losses and "
+                "differences in loss are over the other seeds and flatter it; the accuracies count all seeds."
+            )
+    return lines[:SENTENCES]
 
 
 def _permutation_cautions(comparison: Comparison) -> list[str]:
@@ -274,5 +293,9 @@ def target_text(result: Result, value: Estimate, digits: int) -> str:
     total = len(result.variant.runs)
     if result.reached == 0:
         return "never"
-    text = with_half_width(value, digits)
-    return text if result.reached == total else f"{text} ({result.reached} of {total} runs)"
+    return of_runs(with_half_width(value, digits), result.reached, total)
+
+
+def of_runs(text: str, counted: int, total: int) -> str:
+    """The text of a mean, and how many of the runs it is over where not all."""
+    return text if counted in (0, total) else f"{text} ({counted} of {total} runs)"

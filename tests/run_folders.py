@@ -41,7 +41,7 @@ def write_run(
 ) -> Path:
     """A completed run as the trainer leaves it, with noise that depends on folder and seed."""
     arguments = arguments or {}
-    noise = np.random.default_rng([seed, *folder.name.encode()])
+    noise = np.random.default_rng([seed, *os.fsencode(folder.name)])
     accuracy = val_accuracy or np.sort(noise.uniform(0.5, 0.95, epochs)).round(4).tolist()
     loss = val_loss or np.sort(noise.uniform(0.1, 1.5, epochs))[::-1].tolist()
     lines = _metrics(scheduler, arguments, accuracy, loss, noise)
@@ -68,7 +68,7 @@ def write_run(
         "best_epoch": accuracy.index(max(accuracy)),
         "test_loss": noise.uniform(),
         "test_accuracy": noise.uniform(),
-        "weights_sha256": weights or folder.name,
+        "weights_sha256": weights or ascii(folder.name),
         "seconds": 12.5,
     }
     files = {"run.json": [started], "metrics.jsonl": lines, "summary.json": [summary]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from run_folders import compared, write_pairs, write_run, write_sweep
 
+from harness.blocks import Paragraph, Table
+from harness.compare_results import Band
 from harness.compare_stats import Estimate
 from harness.errors import UserError
 from harness.report import Report, write_report
+from harness.report_decays import decay_blocks
 from harness.report_grid import find_grid
+from harness.report_plots import _fit
 from harness.report_words import loss, p_text, percent, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +71,23 @@ def test_chance_is_called_chance_and_the_seeds_needed_are_given(tmp_path: Path) 
     needed = found.differences[0].seeds_needed
     assert "is 0.67 points above constant, but that could be chance (95 % interval -3.13 to 4.46" in sentence
     assert f"{needed} seeds in all ({(needed or 0) - 3} more) would be needed" in sentence
+
+
+def test_an_interval_without_zero_that_decides_nothing_is_explained(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.70, 0.71, 0.72], [0.80, 0.7754, 0.8546])
+    found = compared(tmp_path)
+    first = found.differences[0]
+    assert (first.paired.p or 1) < 0.05 <= (first.p_holm or 0)
+    assert "but among so many tests that could be chance (95 % interval 1.40 to 18.60, Holm" in verdicts(found)[0]
+
+
+def test_a_diverged_seed_is_told_wherever_its_loss_is_missing(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [float("nan"), 0.4, 0.5], [0.30, 0.31, 0.33], losses=True)
+    report = reported(tmp_path)
+    text = " ".join(report.text.split())
+    assert re.search(r"constant \(baseline\) 3 .* 0\.4500 ± 0\.6353 \(2 of 3 runs\) .* \(2 of 3 runs\)", text)
+    assert "constant diverged with seed 0: the validation loss stopped being a number." in text
+    assert "compared over the seeds that both have" not in text
 
 
 def test_equal_results_and_single_seeds_make_no_claim(tmp_path: Path) -> None:
@@ -247,6 +270,36 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
 
 
+def test_names_that_would_steer_a_terminal_or_are_no_unicode_are_written_harmlessly(tmp_path: Path) -> None:
+    write_run(tmp_path / os.fsdecode(b"bad \xff\x1b[2J"), "line\nbreak\x1b[2J", 0, arguments={"x": "\ud800"})
+    write_run(tmp_path / "plain", "constant", 0)
+    report = reported(tmp_path)
+    assert "\x1b" not in report.text
+    assert any(line.startswith("line\N{REPLACEMENT CHARACTER}break") for line in report.text.splitlines())
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        found = [row["run"] for row in csv.DictReader(file)]
+    assert found == ["bad \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2J", "plain"]
+
+
+def test_a_schedule_with_many_decays_leaves_room_for_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "step", 0, 60, {"step_size": 1, "gamma": 0.5}, val_accuracy=[0.9] * 60)
+    write_run(tmp_path / "b", "multistep", 0, 60, {"milestones": [20, 40], "gamma": 0.1}, val_accuracy=[0.8] * 60)
+    blocks = decay_blocks(compared(tmp_path))
+    table = next(block for block in blocks if isinstance(block, Table))
+    shown = [(row[0].text, row[1].text) for row in table.rows]
+    assert shown == [("step", str(epoch)) for epoch in range(1, 24)] + [("multistep", "20"), ("multistep", "40")]
+    assert Paragraph("36 more decays in comparison.json.") in blocks
+
+
+def test_no_axis_shows_accuracies_that_cannot_be(tmp_path: Path) -> None:
+    band = Band((0, 1), (2, 2), (50.0, 60.0), (-80.0, -70.0), (180.0, 190.0))
+    for unit, (bottom, top) in {"%": (-0.4, 100.4), "nats": (0.0, 250.0)}.items():
+        axes = Figure().add_subplot()
+        axes.fill_between(band.epochs, band.low, band.high)  # type: ignore[arg-type]
+        _fit(axes, [band], unit)
+        assert bottom <= axes.get_ylim()[0] < axes.get_ylim()[1] <= top
+
+
 def test_a_thousand_runs_keep_a_readable_table(tmp_path: Path) -> None:
     write_run(tmp_path / "base", "constant", 0, 1, val_accuracy=[0.01])
     for index in range(999):
@@ -254,7 +307,8 @@ def test_a_thousand_runs_keep_a_readable_table(tmp_path: Path) -> None:
     report = reported(tmp_path)
     lines = report.text.split("\n")
     assert len(lines) < 60
-    assert lines[4].startswith("step step_size=999 ")
+    rule = next(index for index, line in enumerate(lines) if line.startswith("---"))
+    assert lines[rule + 1].startswith("step step_size=999 ")
     assert any(line.startswith("constant (baseline)") for line in lines)
     assert "975 more schedules are in comparison.json; runs.csv has every run." in report.text
     assert len((tmp_path / "report" / "runs.csv").read_text().splitlines()) == 1001
@@ -317,7 +371,7 @@ def test_the_command_reports_beside_the_runs(tmp_path: Path) -> None:
     done = command(tmp_path, "my sweep", "--baseline", "step", "--target-accuracy", "0.6")
     assert (done.returncode, done.stderr) == (0, "")
     assert "step (baseline)" in done.stdout
-    assert "Target accuracy 60 % (given)" in done.stdout
+    assert "Target accuracy 60 % (given)" in " ".join(done.stdout.split())
     assert (tmp_path / "my sweep" / "report" / "report.html").is_file()
 
 

@@ -1,0 +1,54 @@
+"""What a report is made of: headings, text, tables and pictures, in no particular markup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title; level 1 is the report's."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell; `value` is what a reader would sort it by, None if that is its text."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column is text, the others are numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file of the report, by name, and what it shows."""
+
+    name: str
+    caption: str
+
+
+Block = Heading | Paragraph | Bullets | Table | Picture
