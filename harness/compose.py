@@ -16,6 +16,7 @@ from harness.config import Config, closest, parse_config
 from harness.errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
+_MIXED = "; what not all swept schedules have goes into a file for each variant, as conf/scheduler/ms_50_75.yaml"
 
 
 def _part_of(count: int, part: float) -> int:
@@ -67,9 +68,15 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
             known = [str(name) for name in cause.parent_node if name != "hydra"]
             typed = next((text for text in overrides if override_key(text) == cause.full_key), cause.full_key)
             where = f" in {parent}" if parent else ""
-            return f"{typed}: unknown setting{closest(key, known)}; known{where}: {', '.join(known)}"
+            hint = _MIXED if parent == "scheduler" and _names_several_schedules(overrides) else ""
+            return f"{typed}: unknown setting{closest(key, known)}; known{where}: {', '.join(known)}{hint}"
         cause = cause.__cause__
     return str(error).partition("\nConfig search path")[0].strip()
+
+
+def _names_several_schedules(overrides: Sequence[str]) -> bool:
+    several = (override.removeprefix("scheduler=") for override in overrides if override.startswith("scheduler="))
+    return any("," in names or names.startswith("glob(") for names in several)
 
 
 def override_key(override: str) -> str:

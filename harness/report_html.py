@@ -21,9 +21,9 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
 p, li { max-width: 60rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line)
+th, td { padding: .35rem .45rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line)
 } th:first-child, td:first-child, td.text, th.text { text-align: left }
-td.text { white-space: normal; min-width: 7rem } td.text:first-child { min-width: 14rem } th { white-space:
+td.text { white-space: normal; min-width: 7rem } td.text:first-child { min-width: 10rem } th { white-space:
 normal } thead th { background: var(--band); vertical-align: bottom }
 th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid currentColor }
 th[aria-sort=ascending] button::after { content: " \\2191" }

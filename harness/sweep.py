@@ -72,13 +72,16 @@ def report_on_sweep(completed: bool) -> None:
         return
     SweepPlanner.held.close()
     from harness.aggregates import write_aggregates
+    from harness.compare_load import RUN_FILES
     from harness.report import write_report
 
     try:
         report = write_report([folder], folder / "report")
         write_aggregates(report.comparison.groups, folder / "aggregated")
     except UserError as error:
-        log.error("no report: %s", error)
+        # A sweep that was refused before its first job has its own message, and nothing to report on.
+        if completed or any(any(folder.glob(f"*/{name}")) for name in RUN_FILES):
+            log.error("no report: %s", error)
         report = None
     if completed:  # only now, so that after a kill in the middle of the report the same command makes it
         note_finished(folder)

@@ -25,10 +25,13 @@ _DRAWN = """
     return cards.length === 3 && cards.every(card => [...all(card.shadowRoot)].some(
         e => e.tagName === 'path' && e.classList.contains('line') && e.getBoundingClientRect().width > 50));
 """
+# TensorBoard shows the folder's path in pieces, between which a line may break.
 _RENAME = """
-    for (const e of all(document)) for (const node of e.childNodes)
-        if (node.nodeType === Node.TEXT_NODE) node.data = node.data.replace(arguments[0], arguments[1]);
+    const found = [...all(document)].filter(e => e.tagName === 'TF-WBR-STRING' && e.value === arguments[0]);
+    for (const e of found) e.value = arguments[1];
+    return found.length;
 """
+_REPORT_END = "return Math.ceil([...document.querySelectorAll('figure')].at(1).getBoundingClientRect().bottom)"
 
 
 def main() -> int:
@@ -38,7 +41,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs"), help="where to (default: docs)")
     arguments = parser.parse_args()
     try:
-        with tempfile.TemporaryDirectory() as profile, chromium(Path(profile), 1320, 880) as driver:
+        with tempfile.TemporaryDirectory() as profile, chromium(Path(profile), 1500, 760) as driver:
             with tensorboard(arguments.sweep) as address:
                 _take_tensorboard(driver, address, arguments.sweep, arguments.folder / "tensorboard.png")
             report = arguments.sweep / "report" / "report.html"
@@ -46,6 +49,8 @@ def main() -> int:
                 raise UserError(f"{report}: no such file; must be a sweep's folder with its report")
             driver.set_window_size(1320, 2450)
             driver.get(report.resolve().as_uri())
+            chrome = driver.execute_script("return window.outerHeight - window.innerHeight")
+            driver.set_window_size(1320, driver.execute_script(_REPORT_END) + chrome)
             _save(driver, arguments.folder / "report.png")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,7 +64,8 @@ def _take_tensorboard(driver: Any, address: str, sweep: Path, path: Path) -> Non
     driver.get(f"{address}/?darkMode=false#scalars&tagFilter={_TAGS}&regexInput=aggregated&_smoothingWeight=0")
     WebDriverWait(driver, 60).until(lambda _: driver.execute_script(_EVERYWHERE + _DRAWN))
     # The folder's place on this machine is nobody else's business.
-    driver.execute_script(_EVERYWHERE + _RENAME, str(sweep.resolve()), sweep.name)
+    if not driver.execute_script(_EVERYWHERE + _RENAME, str(sweep.resolve()), sweep.name):
+        raise UserError(f"{sweep}: TensorBoard does not show the folder where it did; no picture is taken")
     _save(driver, path)
 
 

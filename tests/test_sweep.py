@@ -54,6 +54,14 @@ def test_a_sweep_with_a_failed_job_trains_the_others_and_reports_on_all(tmp_path
     assert "report: sweep/report/report.md" in done.stdout
 
 
+def test_a_setting_that_one_swept_schedule_lacks_is_refused_with_the_way_out(tmp_path):
+    done = train(tmp_path, "-m", *QUICK, "scheduler=constant,multistep", "scheduler.milestones=[1],[2]")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: scheduler.milestones=[1],[2]: unknown setting; known in scheduler: ")
+    assert done.stderr.rstrip().endswith("goes into a file for each variant, as conf/scheduler/ms_50_75.yaml")
+    assert "no report" not in done.stdout + done.stderr
+
+
 def test_every_run_of_a_sweep_has_the_bits_that_it_has_alone(tmp_path):
     done = train(tmp_path, "-m", *QUICK, "scheduler=constant,step", "seed=0,1")
     assert done.returncode == 0, done.stderr
