@@ -38,12 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
     output = options.output or single
     try:
         report = write_report(options.folders, output, options.baseline, options.target_accuracy)
-        write_aggregates(report.comparison.groups, output.parent / "aggregated")
+        curves = output.parent / "aggregated"
+        write_aggregates(report.comparison.groups, curves)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report.text)
     print(f"\nReport: {', '.join(str(path) for path in report.files)}")
+    if report.comparison.groups:
+        print(f"Mean curves for TensorBoard: {curves}")
     return 0
 
 

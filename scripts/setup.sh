@@ -4,8 +4,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python="${PYTHON:-python3}"
-stamp=".venv/.installed-$1-$(sha256sum pyproject.toml | cut -c1-16)"
-if [ ! -e "$stamp" ]; then
+version="$(sha256sum pyproject.toml | cut -c1-16)"
+stamp=".venv/.installed-$1-$version"
+# What `test` installs holds all that `run` would.
+if [ ! -e "$stamp" ] && ! { [ "$1" = run ] && [ -e ".venv/.installed-test-$version" ]; }; then
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         echo "error: PYTHON=$python: must be Python 3.11 or newer" >&2
         exit 2
