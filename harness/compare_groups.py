@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _swept_settings(runs: Iterable[Run]) -> set[str]:
+def _swept_settings(runs: Sequence[Run]) -> set[str]:
     """Optimizer settings and batch size to which a sweep deliberately gave several values.
 
     They leave data, model and code as they are, so such runs are variants. A setting that merely differs
@@ -113,7 +113,10 @@ def _swept_settings(runs: Iterable[Run]) -> set[str]:
             key, _, value = override.partition("=")
             values[str(run.folder.parent), key.lstrip("+")].add(value)
     several = {key for (_, key), choices in values.items() if len(choices) > 1}
-    return {key for key in several if key.startswith("optimizer.") or key == "batch_size"}
+    varied = {key for key in several if key.startswith("optimizer.") or key == "batch_size"}
+    # A parameter group is given as a whole, `{match: ..., lr: ...}`, and is several settings of the identity.
+    names = {name for run in runs for name in run.identity}
+    return {name for name in names if any(name == key or name.startswith(f"{key}.") for key in varied)}
 
 
 def _shared_identity(run: Run, swept: set[str]) -> dict[str, Any]:

@@ -200,6 +200,17 @@ def test_a_swept_optimizer_setting_is_part_of_the_schedule(tmp_path: Path) -> No
     assert found.apart == ()
 
 
+def test_a_swept_parameter_group_makes_variants_by_what_differs_in_it(tmp_path: Path) -> None:
+    for index, lr in enumerate((0.1, 0.01)):
+        identity = {"optimizer.groups.head.match": "^head", "optimizer.groups.head.lr": lr}
+        override = f"+optimizer.groups.head={{match:^head,lr:{lr}}}"
+        write_run(tmp_path / f"r{index}", identity=identity, overrides=[override])
+    assert {result.label for result in compared(tmp_path).results} == {
+        "constant optimizer.groups.head.lr=0.01",
+        "constant optimizer.groups.head.lr=0.1",
+    }
+
+
 def test_a_setting_that_only_differs_between_days_keeps_runs_apart(tmp_path: Path) -> None:
     for day, lr in (("mon", 0.01), ("tue", 0.1)):
         write_run(tmp_path / day / "0", identity={"optimizer.lr": lr}, overrides=[f"optimizer.lr={lr}"])
