@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
@@ -28,7 +29,7 @@ INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a co
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (8, 2, 1, 2, 1, 2)), (0, (3, 3)))
 _MARKERS = ("o", "s", "^", "D", "P", "X")
-_LABEL_LENGTH = 60
+_LABEL_LENGTH = 90
 _STYLE: Any = {  # matplotlib's stubs name every key, differently in each release
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -92,7 +93,9 @@ def _label(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar would start a formula, a leading underscore hides an
     entry.
     """
-    short = text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 3]}..."
+    # Schedules are often told apart by the end of their label, so the middle goes.
+    half = (_LABEL_LENGTH - 3) // 2
+    short = text if len(text) <= _LABEL_LENGTH else f"{text[:half]}...{text[-half:]}"
     return short.replace("$", r"\$").replace("_", " _", 1 if short.startswith("_") else 0)
 
 
@@ -231,6 +234,9 @@ def _epoch_axis(axes: Axes) -> None:
 def _legend(figure: Figure, handles: Sequence[Any]) -> None:
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     columns = max(1, min(4, len(handles), 110 // (longest + 8)))
+    # The figure grows with a legend of many rows, which would else leave nothing for the axes.
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * max(0, ceil(len(handles) / columns) - 2))
     figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, handlelength=3.4)
 
 

@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from run_folders import compared, write_pairs, write_run, write_sweep
 
 from harness.blocks import Paragraph, Table
-from harness.compare_results import Band
 from harness.compare_stats import Estimate
 from harness.errors import UserError
 from harness.report import Report, write_report
 from harness.report_decays import decay_blocks
 from harness.report_grid import find_grid
-from harness.report_plots import _fit
 from harness.report_words import loss, p_text, percent, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,15 +286,6 @@ def test_a_schedule_with_many_decays_leaves_room_for_the_others(tmp_path: Path) 
     shown = [(row[0].text, row[1].text) for row in table.rows]
     assert shown == [("step", str(epoch)) for epoch in range(1, 24)] + [("multistep", "20"), ("multistep", "40")]
     assert Paragraph("36 more decays in comparison.json.") in blocks
-
-
-def test_no_axis_shows_accuracies_that_cannot_be(tmp_path: Path) -> None:
-    band = Band((0, 1), (2, 2), (50.0, 60.0), (-80.0, -70.0), (180.0, 190.0))
-    for unit, (bottom, top) in {"%": (-0.4, 100.4), "nats": (0.0, 250.0)}.items():
-        axes = Figure().add_subplot()
-        axes.fill_between(band.epochs, band.low, band.high)  # type: ignore[arg-type]
-        _fit(axes, [band], unit)
-        assert bottom <= axes.get_ylim()[0] < axes.get_ylim()[1] <= top
 
 
 def test_a_thousand_runs_keep_a_readable_table(tmp_path: Path) -> None:
