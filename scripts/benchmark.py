@@ -1,29 +1,34 @@
-"""Time a training epoch beside its peers: python scripts/benchmark.py data=fashion_mnist [--rounds 3]."""
+"""Measure speed: python scripts/benchmark.py COMMAND [OVERRIDES] [OPTIONS]; COMMAND --help tells more.
 
-import argparse
-import dataclasses
-import json
+train     a training epoch beside plain DataLoader loops, PyTorch Lightning and timm
+features  what determinism, logging, checkpoints, progress bar, compile and others cost
+growth    speed over batch size, image size and network size
+startup   from the command to the first step and the first TensorBoard point; imports, evaluation, memory
+stages    what sharing epochs saves in a sweep
+rates     the machine's matrix and copy rates
+"""
+
+import importlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness import benchmark, cli
+from harness import cli
+from harness.errors import UserError
+
+COMMANDS = ("train", "features", "growth", "startup", "stages", "rates")
 
 
 def main() -> None:
-    """Compare all contestants, or, as their own processes are started, measure one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="as for train.py, such as model=resnet20 batch_size=256")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default: 3)")
-    parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="the results as JSON")
-    parser.add_argument("--contestant", choices=benchmark.CONTESTANTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    config, _ = cli.compose_config(arguments.overrides)
-    if arguments.contestant:
-        print(json.dumps(dataclasses.asdict(benchmark.measure(config, arguments.contestant))))
+    """Pass on to the command's module."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(__doc__)
+    elif command in COMMANDS:
+        importlib.import_module(f"harness.benchmarks.{command}").main(arguments)
     else:
-        benchmark.compare(config, arguments.overrides, arguments.rounds, arguments.output)
+        raise UserError(f"{command}: must be one of {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

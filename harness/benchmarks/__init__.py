@@ -1,1 +1,1 @@
-"""Speed, measured: training beside its peers, and what the stage tree saves."""
+"""Speed, measured: training beside its peers, features, growth, start-up, and what the stage tree saves."""

@@ -1,0 +1,131 @@
+"""Who is compared: this harness, the bare step, plain DataLoader loops, Lightning and timm."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, cores, without_fused
+from harness.engine import train_epoch
+from harness.optim import build_optimizer
+from harness.schedule import build_scheduler
+
+HARNESS, BARE = "this harness", "bare step"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """How one trains; the installed package that it needs, if any; and whether its loss is to be like the others'."""
+
+    measure: Callable[[Work], Result]
+    package: str | None = None
+    compared_loss: bool = True
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the package is not installed."""
+        return self.package is not None and importlib.util.find_spec(self.package) is None
+
+
+def contestants() -> dict[str, Contestant]:
+    """All by name, in the order of the tables; names tell the number of workers on this machine."""
+    many = f"{cores()} worker{'s' if cores() > 1 else ''}"
+    return {
+        HARNESS: Contestant(_harness),
+        BARE: Contestant(_bare_step, compared_loss=False),
+        "DataLoader loop, 0 workers": Contestant(lambda work: _data_loader(work, 0)),
+        f"DataLoader loop, {many}": Contestant(lambda work: _data_loader(work, work.workers)),
+        "Lightning, DataLoader, 0 workers": Contestant(lambda work: _lightning(work, 0), "lightning"),
+        f"Lightning, DataLoader, {many}": Contestant(lambda work: _lightning(work, work.workers), "lightning"),
+        "Lightning, this harness's loader": Contestant(lambda work: _lightning(work, None), "lightning"),
+        f"timm, {many}": Contestant(_timm, "timm"),
+    }
+
+
+def _harness(work: Work) -> Result:
+    """The training loop of train.py, on the same parts and in the same order as `harness.run` builds them."""
+    model = work.model(torch.channels_last)
+    optimizer = build_optimizer(work.config.optimizer, model)
+    scheduler = build_scheduler(work.config.scheduler, optimizer)
+    scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), work.loader()
+
+    def train(epoch: int, limit: int | None) -> Trained:
+        batches = Counted(loader.train(epoch), limit)
+        return batches.trained(train_epoch(model, batches, optimizer, scheduler, scaler, autocast).loss)
+
+    return work.timed(train)
+
+
+def _bare_step(work: Work) -> Result:
+    """The network's own step on one batch that lies on the device: the limit for loader and loop."""
+    model = work.model(torch.channels_last)
+    optimizer = build_optimizer(work.config.optimizer, model)
+    scaler, autocast = work.compute.scaler(), work.compute.autocast()
+    batch = next(iter(work.loader().train(0)))
+
+    def train(epoch: int, limit: int | None) -> Trained:
+        batches = Counted([batch] * work.steps, limit)
+        model.train()
+        for images, labels in batches:
+            optimizer.zero_grad()
+            with autocast:
+                loss = F.cross_entropy(model(images), labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return batches.trained(loss.item())
+
+    return work.timed(train)
+
+
+def _data_loader(work: Work, workers: int) -> Result:
+    """The loop of the source: torchvision's transforms for each image, a DataLoader, the optimizer's defaults."""
+    model = work.model(torch.contiguous_format)
+    optimizer = build_optimizer(without_fused(work.config), model)
+    scheduler = build_scheduler(work.config.scheduler, optimizer)
+    scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), data_loader(work, workers)
+
+    def train(epoch: int, limit: int | None) -> Trained:
+        batches, total = Counted(loader, limit), 0.0
+        model.train()
+        for batch, targets in batches:
+            images, labels = batch.to(work.device), targets.to(work.device)
+            optimizer.zero_grad()
+            with autocast:
+                loss = F.cross_entropy(model(images), labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.item() * len(labels)
+        scheduler.step()
+        return batches.trained(total / batches.images)
+
+    return work.timed(train)
+
+
+def data_loader(work: Work, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """torch's DataLoader as its documentation recommends: workers that stay between epochs, pinned memory for CUDA."""
+    loader: Any = torch.utils.data.DataLoader(
+        PlainImages(work), batch_size=work.config.batch_size, shuffle=True, num_workers=workers,
+        pin_memory=work.device.type == "cuda", persistent_workers=workers > 0,
+    )  # fmt: skip
+    found: Iterable[tuple[Tensor, Tensor]] = loader
+    return found
+
+
+def _lightning(work: Work, workers: int | None) -> Result:
+    from harness.benchmarks.lightning_peer import measure
+
+    return measure(work, work.loader() if workers is None else data_loader(work, workers))
+
+
+def _timm(work: Work) -> Result:
+    from harness.benchmarks.timm_peer import measure
+
+    return measure(work)

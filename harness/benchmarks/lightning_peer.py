@@ -1,0 +1,107 @@
+"""PyTorch Lightning's Trainer on the same work.
+
+The module and the loader are as its documentation shows them: `training_step` returns the loss and logs its mean over
+the epoch, the DataLoader has persistent workers and pinned memory. Logger, checkpoints, progress bar and summary, which
+are on by default, are off, since the timed part of the other contestants has none either; nor is there validation.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.benchmarks.work import WARM_UP_STEPS, Clock, Result, Trained, Work, without_fused
+from harness.data import Loader
+from harness.optim import build_optimizer
+from harness.schedule import build_scheduler
+
+_PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def measure(work: Work, loader: Loader | Iterable[tuple[Tensor, Tensor]]) -> Result:
+    """Train with this harness's loader, then also in its memory format and with its fused optimizer, or with a
+    DataLoader."""
+    # Advice on loggers and workers, which are as they are on purpose.
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    own = isinstance(loader, Loader)
+    module = _Module(work, work.model(torch.channels_last if own else torch.contiguous_format), fused=own)
+    stopwatch = _Stopwatch(work)
+    on_cuda = work.device.type == "cuda"
+    trainer = lightning.Trainer(
+        accelerator="gpu" if on_cuda else "cpu",
+        devices=[work.device.index] if on_cuda else 1,
+        precision=_PRECISIONS[work.compute.precision],
+        max_epochs=work.epochs + 1,
+        callbacks=[stopwatch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, _Epochs(loader, work.steps) if isinstance(loader, Loader) else loader)
+    return stopwatch.clock.result(stopwatch.passes)
+
+
+class _Module(lightning.LightningModule):  # type: ignore[misc]
+    def __init__(self, work: Work, network: nn.Module, fused: bool) -> None:
+        super().__init__()
+        self.work, self.network, self.fused = work, network, fused
+        self.images = self.steps = 0
+
+    def on_train_batch_start(self, _batch: object, index: int) -> int | None:
+        """Lightning leaves the rest of the epoch out at -1: the end of the warm-up."""
+        return -1 if self.current_epoch == 0 and index == WARM_UP_STEPS else None
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self.network(images), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        self.images, self.steps = self.images + len(labels), self.steps + 1
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        settings = self.work.config.optimizer if self.fused else without_fused(self.work.config)
+        optimizer = build_optimizer(settings, self.network)
+        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(self.work.config.scheduler, optimizer)}
+
+
+class _Stopwatch(Callback):  # type: ignore[misc]
+    """Times the epochs after the first, which is the warm-up, from the start of one to the end of the last."""
+
+    def __init__(self, work: Work) -> None:
+        self.clock, self.epochs = Clock(work), work.epochs
+        self.passes: list[Trained] = []
+
+    def on_train_epoch_start(self, trainer: Any, module: _Module) -> None:
+        module.images = module.steps = 0
+        if trainer.current_epoch == 1:
+            self.clock.__enter__()
+
+    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
+        if trainer.current_epoch >= 1:
+            self.passes.append(Trained(float(trainer.callback_metrics["train_loss"]), module.images, module.steps))
+        if trainer.current_epoch == self.epochs:
+            self.clock.__exit__()
+
+
+class _Epochs:
+    """This harness's loader as an iterable that begins the next epoch each time."""
+
+    def __init__(self, loader: Loader, steps: int) -> None:
+        self._loader, self._steps, self._epoch = loader, steps, 0
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._epoch += 1
+        return iter(self._loader.train(self._epoch))

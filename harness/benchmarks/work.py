@@ -1,0 +1,225 @@
+"""The work that all contestants of a benchmark share, and how it is timed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.config import Config
+from harness.data import Dataset, Loader, load_dataset
+from harness.devices import Compute, set_up
+from harness.errors import UserError
+from harness.models import build_model
+from harness.seeding import seed_global
+from harness.splits import Split
+
+# Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
+WARM_UP_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One pass: its mean training loss in nats, and what was really trained."""
+
+    loss: float
+    images: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contestant's timed part; the loss, in nats, is that of its last epoch, the memory its process's peak."""
+
+    images_per_second: float
+    seconds: float
+    loss: float
+    images: int
+    steps: int
+    host_bytes: int
+    device_bytes: int
+    device: str
+    precision: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """The same network, images, batches and settings for everyone.
+
+    The training images are a whole number of batches, so that loaders which drop a last, smaller batch do no less.
+    """
+
+    config: Config
+    compute: Compute
+    dataset: Dataset
+    epochs: int
+
+    @property
+    def device(self) -> torch.device:
+        """The device trained on."""
+        return self.compute.device
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self.dataset.train) // self.config.batch_size
+
+    @property
+    def workers(self) -> int:
+        """As many loader workers as cores may be used."""
+        return cores()
+
+    def model(self, memory_format: torch.memory_format) -> nn.Module:
+        """The network on the device, with the same initial weights each time."""
+        seed_global(self.config.seed, "initial weights")
+        model = build_model(self.config.model, self.dataset.shape, len(self.dataset.classes), [self.config.batch_size])
+        return model.to(self.device).to(memory_format=memory_format)
+
+    def loader(self) -> Loader:
+        """This harness's own loader: all images on the device."""
+        return Loader(self.dataset, self.config.data, self.config.batch_size, self.config.seed, self.device)
+
+    def timed(self, train: Callable[[int, int | None], Trained]) -> Result:
+        """Warm up, then time whole epochs of `train(epoch, limit in steps)`."""
+        train(0, min(WARM_UP_STEPS, self.steps))
+        with Clock(self) as clock:
+            passes = [train(epoch, None) for epoch in range(1, self.epochs + 1)]
+        return clock.result(passes)
+
+
+class Clock:
+    """Measures a block of training with the device's work waited for at both ends."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def __enter__(self) -> Clock:
+        self._work.compute.synchronize()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.compute.synchronize()
+        self._seconds = time.perf_counter() - self._began
+
+    def result(self, passes: list[Trained]) -> Result:
+        """What these passes came to in the time of the block."""
+        compute, images = self._work.compute, sum(trained.images for trained in passes)
+        on_cuda = compute.device.type == "cuda"
+        return Result(
+            images_per_second=images / self._seconds,
+            seconds=self._seconds,
+            loss=passes[-1].loss,
+            images=images,
+            steps=sum(trained.steps for trained in passes),
+            host_bytes=peak_host_bytes(),
+            device_bytes=torch.cuda.max_memory_allocated(compute.device) if on_cuda else 0,
+            device=compute.device_name,
+            precision=compute.precision,
+            threads=torch.get_num_threads(),
+        )
+
+
+class Counted:
+    """Passes batches through, `limit` at most, and counts what was taken."""
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], limit: int | None) -> None:
+        self._batches, self._limit = batches, limit
+        self.images = self.steps = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in islice(self._batches, self._limit):
+            self.steps += 1
+            self.images += len(labels)
+            yield images, labels
+
+    def trained(self, loss: float) -> Trained:
+        """The pass that these batches made."""
+        return Trained(loss, self.images, self.steps)
+
+
+class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
+    """The training images as torchvision's own data sets give them: one PIL image at a time, transformed."""
+
+    def __init__(self, work: Work) -> None:
+        from PIL import Image
+
+        images = work.dataset.train.images
+        floats = images.float().div(255)
+        self.mean, self.std = floats.mean((0, 2, 3)).tolist(), floats.std((0, 2, 3)).tolist()
+        self.transform = self.composed(work, tensors=True)
+        self._images = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        self._labels = work.dataset.train.labels.tolist()
+        self._picture = Image.fromarray
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self._picture(self._images[index])), self._labels[index]
+
+    def composed(self, work: Work, tensors: bool) -> Any:
+        """The configured crop and flip by torchvision; then a normalised tensor, or the PIL image as it is."""
+        from torchvision import transforms
+
+        data, (_, height, width) = work.config.data, work.dataset.shape
+        steps: list[Any] = []
+        if data.crop_padding:
+            steps.append(transforms.RandomCrop((height, width), padding=data.crop_padding))
+        if data.flip:
+            steps.append(transforms.RandomHorizontalFlip())
+        if tensors:
+            steps += [transforms.ToTensor(), transforms.Normalize(self.mean, self.std)]
+        return transforms.Compose(steps)
+
+
+def without_fused(config: Config) -> Any:
+    """The optimizer's settings with torch's own choice of kernels, as in a loop that does not ask for fused ones."""
+    return config.optimizer.model_copy(update={"fused": False})
+
+
+def prepare(config: Config, file: Path) -> int:
+    """Read the data once for all contestants, leave the images beyond the last whole batch out, and save the rest.
+
+    Returns the number of training images.
+
+    Raises:
+        UserError: for data that cannot be had, and when there is not one whole batch.
+    """
+    dataset = load_dataset(config.data)
+    count = len(dataset.train) // config.batch_size * config.batch_size
+    if count == 0:
+        raise UserError(
+            f"batch_size={config.batch_size}: must be at most {len(dataset.train)}, the training images there are"
+        )
+    parts = {"train": dataset.train.take(torch.arange(count)), "val": dataset.val, "test": dataset.test}
+    tensors = {name: (part.images.contiguous(), part.labels) for name, part in parts.items()}
+    torch.save({"classes": list(dataset.classes), "fingerprint": dataset.fingerprint, **tensors}, file)
+    return count
+
+
+def open_work(config: Config, file: Path, epochs: int) -> Work:
+    """The work on what `prepare` saved, with torch set up for the configured device."""
+    content = torch.load(file, weights_only=True)
+    train, val, test = (Split(*content[name]) for name in ("train", "val", "test"))
+    dataset = Dataset(train, val, test, tuple(content["classes"]), content["fingerprint"])
+    return Work(config, set_up(config), dataset, epochs)
+
+
+def peak_host_bytes() -> int:
+    """The peak resident memory of this process, without its children; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
