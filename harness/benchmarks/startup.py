@@ -1,0 +1,208 @@
+"""Start-up: seconds from the command to the first optimizer step and to the first TensorBoard point on the disk.
+
+Each round starts fresh processes in turn: `python -c "import torch"`, which is the floor, train.py for one epoch, and a
+minimal Lightning script on the digits. Also told: the packages that take longest to import, which heavy ones were
+imported at all, peak memory, and how fast the network is evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from harness.benchmarks.contestants import contestants
+from harness.benchmarks.processes import ROOT, MeasurementError, measured, parse, parser, record, turns, wide_console
+from harness.benchmarks.ratios import Spread
+from harness.compose import compose_config
+from harness.data import Loader, load_dataset
+from harness.devices import set_up
+from harness.engine import evaluate
+from harness.errors import UserError
+from harness.files import write_json
+from harness.models import build_model
+
+TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
+_PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
+_PEER_SCRIPT = ROOT / "harness" / "benchmarks" / "lightning_digits.py"
+_NOTES = "notes.json"
+_IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
+# Tags of a scalar that comes with the first epoch; they are plain text in an event file.
+_TAGS = {OWN: b"throughput/images_per_second", PEER: b"train_loss"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One process. Times in seconds after its start, bytes at the peak; None for what it does not do."""
+
+    seconds: float
+    first_step: float | None = None
+    first_point: float | None = None
+    host_bytes: int | None = None
+    device_bytes: int | None = None
+    imported_by_first_step: tuple[str, ...] = ()
+    imported_by_the_end: tuple[str, ...] = ()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure in turn, print the tables and write JSON.
+
+    Raises:
+        UserError: for wrong settings, or when a process fails.
+    """
+    options = _options(arguments)
+    if options.evaluate:
+        print(json.dumps(_evaluation(options.overrides)))
+        return
+    compose_config(options.overrides)
+    console, names = wide_console(), [TORCH, OWN, PEER]
+    if missing := next(c for c in contestants().values() if c.package == "lightning").is_missing:
+        names.remove(PEER)
+    rounds: dict[str, list[Start]] = {name: [] for name in names}
+    for number in range(options.rounds):
+        for name in turns(names, number):
+            rounds[name].append(_started(name, options.overrides))
+            shown = rounds[name][-1].first_step or rounds[name][-1].seconds
+            console.print(f"round {number + 1} of {options.rounds}, {name}: {shown:.2f} s", highlight=False)
+    imports = _imports(options.overrides)
+    try:
+        evaluation = measured("startup", [*options.overrides, "--evaluate"])
+    except MeasurementError as error:
+        raise UserError(f"evaluation failed: {error}") from None
+    _print(console.print, rounds, imports, evaluation)
+    if missing:
+        console.print(f"skipped: {PEER}: lightning is not installed; pip install -e '.[bench]' does it")
+    write_json(options.output, _record(options.overrides, rounds, imports, evaluation))
+    console.print(f"written: {options.output}", highlight=False)
+
+
+def _options(arguments: Sequence[str]) -> Namespace:
+    made = parser("startup", __doc__, rounds=3)
+    made.add_argument("--evaluate", action="store_true", help="measure evaluation in this process and print JSON")
+    return parse(made, arguments)
+
+
+def _started(name: str, overrides: Sequence[str]) -> Start:
+    """Start one process, wait for its end, and watch for its first point meanwhile.
+
+    Raises:
+        UserError: when it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
+        folder = Path(scratch)
+        began = time.time()
+        with (folder / "output.txt").open("w") as output:
+            command = _command(name, overrides, folder)
+            # Lightning writes where it is started.
+            process = subprocess.Popen(command, cwd=folder if name == PEER else None, stdout=output, stderr=output)
+            point: float | None = None
+            while process.poll() is None:
+                if point is None and name in _TAGS and _has_point(folder, _TAGS[name]):
+                    point = time.time() - began
+                time.sleep(0.01)
+        seconds = time.time() - began
+        if process.returncode != 0:
+            said = (folder / "output.txt").read_text()[-2000:]
+            raise UserError(f"{name} failed with exit status {process.returncode}:\n{said}")
+        if name == TORCH:
+            return Start(seconds)
+        notes = json.loads((folder / _NOTES).read_text())
+        if point is None and _has_point(folder, _TAGS[name]):
+            point = seconds
+        return Start(seconds, notes.pop("first_step") - began, point, **notes)
+
+
+def _command(name: str, overrides: Sequence[str], folder: Path) -> list[str]:
+    if name == TORCH:
+        return [sys.executable, "-c", "import torch"]
+    script = [str(_PEER_SCRIPT)] if name == PEER else _one_epoch(overrides, folder)
+    return [sys.executable, str(_PROBE), str(folder / _NOTES), *script]
+
+
+def _one_epoch(overrides: Sequence[str], folder: Path) -> list[str]:
+    """train.py for one epoch with all its files in the folder."""
+    own = ["epochs=1", *overrides, f"hydra.run.dir={folder / 'run'}", f"stages.dir={folder / 'stages'}"]
+    return [str(ROOT / "train.py"), *own]
+
+
+def _has_point(folder: Path, tag: bytes) -> bool:
+    return any(tag in path.read_bytes() for path in folder.rglob("events.out.tfevents.*"))
+
+
+def _imports(overrides: Sequence[str]) -> dict[str, float]:
+    """Seconds that train.py spends in each package's own modules on import, the ten longest."""
+    with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
+        command = [sys.executable, "-X", "importtime", *_one_epoch(overrides, Path(scratch))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    own: Counter[str] = Counter()
+    for microseconds, module in _IMPORT_LINE.findall(done.stderr):
+        own[module.partition(".")[0]] += int(microseconds)
+    return {package: microseconds / 1e6 for package, microseconds in own.most_common(10)}
+
+
+def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
+    """Images a second in `harness.engine.evaluate`, on the validation images over and over for a second."""
+    config, _ = compose_config(overrides)
+    compute, dataset = set_up(config), load_dataset(config.data)
+    model = build_model(config.model, dataset.shape, len(dataset.classes), [config.batch_size])
+    model = model.to(compute.device).to(memory_format=torch.channels_last)
+    loader = Loader(dataset, config.data, config.batch_size, config.seed, compute.device)
+    evaluate(model, loader.evaluation("val"), compute.autocast())
+    passes, began = 0, time.perf_counter()
+    # A pass ends with its score on the host, so the device is done.
+    while time.perf_counter() - began < 1:
+        evaluate(model, loader.evaluation("val"), compute.autocast())
+        passes += 1
+    speed = passes * len(dataset.val) / (time.perf_counter() - began)
+    return {"images_per_second": speed, "images": len(dataset.val), "device": compute.device_name}
+
+
+def _spread(starts: Sequence[Start], name: str) -> Spread | None:
+    values = [getattr(start, name) for start in starts]
+    return Spread.of(values) if values and all(value is not None for value in values) else None
+
+
+def _print(show: Any, rounds: dict[str, list[Start]], imports: dict[str, float], evaluation: dict[str, Any]) -> None:
+    table = Table(title="Seconds after the start of the process, median (range)")
+    table.add_column("process")
+    for heading in ("first step", "first TensorBoard point", "end", "peak host MB", "peak device MB"):
+        table.add_column(heading, justify="right")
+    for name, starts in rounds.items():
+        times = [str(_spread(starts, key) or "") for key in ("first_step", "first_point", "seconds")]
+        memory = [_spread(starts, key) for key in ("host_bytes", "device_bytes")]
+        table.add_row(name, *times, *(f"{spread.median / 1e6:,.0f}" if spread else "" for spread in memory))
+    show(table)
+    for name, starts in rounds.items():
+        if name != TORCH:
+            show(f"{name}, heavy imports before the first step: {', '.join(starts[-1].imported_by_first_step)}")
+            later = [m for m in starts[-1].imported_by_the_end if m not in starts[-1].imported_by_first_step]
+            show(f"{name}, after it: {', '.join(later) or 'none'}")
+    longest = ", ".join(f"{package} {seconds:.2f}" for package, seconds in imports.items())
+    show(f"longest imports of train.py, seconds in the package's own modules: {longest}")
+    show(f"evaluation: {evaluation['images_per_second']:,.0f} images/s on {evaluation['device']}")
+
+
+def _record(
+    overrides: Sequence[str], rounds: dict[str, list[Start]], imports: dict[str, float], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        **record(),
+        "overrides": list(overrides),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "rounds": {name: [asdict(start) for start in starts] for name, starts in rounds.items()},
+        "longest_imports_seconds": imports,
+        "evaluation": evaluation,
+    }
