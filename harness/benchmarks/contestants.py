@@ -39,12 +39,12 @@ def contestants() -> dict[str, Contestant]:
     return {
         HARNESS: Contestant(_harness),
         BARE: Contestant(_bare_step, compared_loss=False),
-        "DataLoader loop, 0 workers": Contestant(lambda work: _data_loader(work, 0)),
-        f"DataLoader loop, {many}": Contestant(lambda work: _data_loader(work, work.workers)),
-        "Lightning, DataLoader, 0 workers": Contestant(lambda work: _lightning(work, 0), "lightning"),
-        f"Lightning, DataLoader, {many}": Contestant(lambda work: _lightning(work, work.workers), "lightning"),
-        "Lightning, this harness's loader": Contestant(lambda work: _lightning(work, None), "lightning"),
-        f"timm, {many}": Contestant(_timm, "timm"),
+        "DataLoader loop (0 workers)": Contestant(lambda work: _data_loader(work, 0)),
+        f"DataLoader loop ({many})": Contestant(lambda work: _data_loader(work, work.workers)),
+        "Lightning + DataLoader (0 workers)": Contestant(lambda work: _lightning(work, 0), "lightning"),
+        f"Lightning + DataLoader ({many})": Contestant(lambda work: _lightning(work, work.workers), "lightning"),
+        "Lightning + this harness's loader": Contestant(lambda work: _lightning(work, None), "lightning"),
+        f"timm ({many})": Contestant(_timm, "timm"),
     }
 
 

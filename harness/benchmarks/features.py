@@ -104,9 +104,10 @@ def main(arguments: Sequence[str]) -> None:
     if config.epochs < 3:
         raise UserError(f"epochs={config.epochs}: must be 3 or more to time whole epochs")
     console, failed = wide_console(), dict[str, str]()
-    rounds: dict[str, list[Timing | None]] = {name: [] for name in CHANGES}
+    chosen = [name for name in CHANGES if name == BASE or name.lower().startswith(options.only)]
+    rounds: dict[str, list[Timing | None]] = {name: [] for name in chosen}
     for number in range(options.rounds):
-        for name in turns(list(CHANGES), number):
+        for name in turns(chosen, number):
             timing = None
             if name not in failed:
                 try:
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
             rounds[name].append(timing)
             shown = f"{timing.seconds:.3f} s an epoch" if timing else f"failed: {failed[name]}"
             console.print(f"round {number + 1} of {options.rounds}, {name}: {shown}", highlight=False)
-        write_json(options.output, _record(config, rounds, failed))
+            write_json(options.output, _record(config, rounds, failed))
     console.print(_table(rounds))
     _draw(options.output.with_suffix(".png"), rounds)
     console.print(f"written: {options.output}, {options.output.with_suffix('.png')}", highlight=False)
@@ -126,8 +127,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def _options(arguments: Sequence[str]) -> Namespace:
     made = parser("features", __doc__, rounds=3)
+    made.add_argument("--only", default="", help="features, or how their names begin, with commas between")
     made.add_argument("--change", choices=CHANGES, help="measure this one in this process and print JSON")
-    return parse(made, arguments)
+    options = parse(made, arguments)
+    options.only = tuple(part.strip().lower() for part in options.only.split(","))
+    if not any(name.lower().startswith(options.only) for name in CHANGES if name != BASE):
+        raise UserError(f"--only {','.join(options.only)}: must be how names begin, of {'; '.join(CHANGES)}")
+    return options
 
 
 def _measure(config: Config, scheduler: str, change: Change) -> Timing:
@@ -155,12 +161,12 @@ def _cost(rounds: dict[str, list[Timing | None]], name: str) -> tuple[Spread, Sp
     base, changed = ([t.seconds if t else None for t in rounds[key]] for key in (BASE, name))
     having, lacking = (changed, base) if CHANGES[name].adds else (base, changed)
     found = ratios(having, lacking)
-    added = [1e3 * (a - b) for a, b in zip(having, lacking, strict=True) if a is not None and b is not None]
+    added = [1e3 * (a - b) for a, b in zip(having, lacking, strict=False) if a is not None and b is not None]
     return (found, Spread.of(added)) if found else None
 
 
 def _record(config: Config, rounds: dict[str, list[Timing | None]], failed: dict[str, str]) -> dict[str, Any]:
-    costs = {name: _cost(rounds, name) for name in CHANGES if name != BASE}
+    costs = {name: _cost(rounds, name) for name in rounds if name != BASE}
     return {
         **record(),
         "config": plain(config),
@@ -178,13 +184,13 @@ def _table(rounds: dict[str, list[Timing | None]]) -> Table:
     table.add_column("feature")
     table.add_column("time with it over without", justify="right")
     table.add_column("ms an epoch", justify="right")
-    for name in CHANGES:
+    for name in rounds:
         if name != BASE and (cost := _cost(rounds, name)):
             table.add_row(name, str(cost[0]), f"{cost[1].median:+.1f} ({cost[1].min:+.1f} to {cost[1].max:+.1f})")
     return table
 
 
 def _draw(path: Path, rounds: dict[str, list[Timing | None]]) -> None:
-    costs = {name: cost[0] for name in CHANGES if name != BASE and (cost := _cost(rounds, name))}
+    costs = {name: cost[0] for name in rounds if name != BASE and (cost := _cost(rounds, name))}
     if costs:
         plot_bars(path, "Cost of features", "time of an epoch with it over without (median and range)", costs, ())

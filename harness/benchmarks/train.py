@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compare(config: Config, options: Namespace, console: Console) -> Findings:
-    """Let all contestants train in turn; write JSON and chart after each round.
+    """Let all contestants train in turn; write JSON after each turn and the chart after each round.
 
     Raises:
         UserError: when the data cannot be had or a file cannot be written.
@@ -116,11 +117,14 @@ def compare(config: Config, options: Namespace, console: Console) -> Findings:
         findings = Findings(config, images, images // config.batch_size, {name: [] for name in chosen}, skipped)
         shared = [*options.overrides, "--data", str(file), "--epochs-timed", str(options.epochs_timed)]
         _measure_floor(findings, shared)
+        began = time.monotonic()
         for number in range(options.rounds):
+            if number and options.seconds is not None and time.monotonic() - began > options.seconds:
+                break
             for name in turns(chosen, number):
                 shown = _measure_round(findings, name, shared)
                 console.print(f"round {number + 1} of {options.rounds}, {name}: {shown}", highlight=False)
-            write_json(options.output, _record(findings, options.overrides))
+                write_json(options.output, _record(findings, options.overrides))
             _draw(findings, options.output.with_suffix(".png"))
     return findings
 
@@ -137,7 +141,8 @@ def title(config: Config, results: Mapping[str, Sequence[Result]]) -> str:
 def _options(arguments: Sequence[str]) -> Namespace:
     made = parser("train", __doc__, rounds=3)
     made.add_argument("--epochs-timed", type=int, default=1, help="epochs in each timed part (default: 1)")
-    made.add_argument("--only", help="names of contestants, or parts of names, with commas between")
+    made.add_argument("--seconds", type=float, help="begin no further round after so many seconds")
+    made.add_argument("--only", help="names of contestants, or how they begin, with commas between")
     made.add_argument("--contestant", help="measure this one in this process and print JSON")
     made.add_argument("--data", type=Path, help="with --contestant: the file that its benchmark prepared")
     options = parse(made, arguments)
@@ -152,10 +157,10 @@ def _options(arguments: Sequence[str]) -> Namespace:
 def _choose(only: str | None) -> tuple[list[str], dict[str, str]]:
     """The names of those that take part, and of those whose package is missing with the reason."""
     everyone = contestants()
-    parts = [part.strip().lower() for part in (only or "").split(",")]
-    wanted = [name for name in everyone if any(part in name.lower() for part in parts)]
+    parts = tuple(part.strip().lower() for part in (only or "").split(","))
+    wanted = [name for name in everyone if name.lower().startswith(parts)]
     if not wanted:
-        raise UserError(f"--only {only}: must be a part of a name, of {'; '.join(everyone)}")
+        raise UserError(f"--only {only}: must be how names begin, of {'; '.join(everyone)}")
     missing = [name for name in wanted if everyone[name].is_missing]
     reason = "{} is not installed; pip install -e '.[bench]' does it"
     skipped = {name: reason.format(everyone[name].package) for name in missing}
