@@ -103,7 +103,8 @@ if [ -n "${DATA:-}" ]; then
         root="$work/data"
         mkdir "$root" && tar -xJf "$DATA" -C "$root" || fail "DATA=$DATA: cannot be unpacked; must be a tar.xz"
     fi
-    cifar="$(find "$(cd "$root" 2>/dev/null && pwd || echo "$root")" -maxdepth 3 -type d -name train 2>/dev/null | head -1)"
+    root="$(cd "$root" 2>/dev/null && pwd)" || fail "DATA=$DATA: no such folder or file"
+    cifar="$(find "$root" -maxdepth 3 -type d -name train | head -1)"
     [ -n "$cifar" ] || fail "DATA=$DATA: must be a folder, or a tar.xz of one, with train/<class>/ and test/<class>/"
     cifar="$(dirname "$cifar")"
 fi
@@ -115,17 +116,17 @@ read -ra eager <<<"compile=false $(setting cuda_graphs=false)"
 read -ra fast <<<"compile=true $(setting cuda_graphs=true)"
 # Kernels as fast as can be had, for every contestant.
 common=(deterministic=false device=cuda precision=bf16)
-images=(data=synthetic data.image_size=32 data.images=55556)
+images=(data=synthetic data.image_size=32 data.images=50000)
 [ -z "$cifar" ] || images=(data=image_folder "data.root='$cifar'" data.image_size=32)
 big=(model=resnet18 batch_size=512) small=(model=small_cnn batch_size=512)
 few=(--rounds 1 --epochs-timed 3 --only "this harness,bare,DataLoader loop")
-rounds=2 epochs=12 chosen_features=(--only "determinism,TensorBoard,a checkpoint,stage,progress")
+rounds=2 count=20000 epochs=12 chosen_features=(--only "determinism,TensorBoard,a checkpoint,stage,progress")
 if $dry; then
     common=(deterministic=false device=cpu) fast=("${eager[@]}")
     images=(data=synthetic data.image_size=8 data.images=72)
     [ -z "$cifar" ] || images=(data=image_folder "data.root='$cifar'" data.image_size=8 data.train_size=64)
     big=(model=resnet18 batch_size=8) small=(model=small_cnn 'model.channels=[8,16]' batch_size=32)
-    rounds=1 epochs=3 chosen_features=(--only determinism)
+    rounds=1 count=100 epochs=3 chosen_features=(--only determinism)
 fi
 
 bench() { "$python" scripts/benchmark.py "$@" --output "$work/json/$step.json"; }
@@ -161,7 +162,9 @@ recipe() {
         "hydra.run.dir=$work/$step" "stages.dir=$work/stages" && cp "$work/$step/summary.json" "$work/json/$step.json"
 }
 features() {
-    bench features --rounds 1 "${images[@]}" "${small[@]}" "epochs=$epochs" "${common[1]}" "${chosen_features[@]}"
+    # Each run reads its data anew, so these are few and made up.
+    bench features --rounds 1 data=synthetic data.image_size=32 "data.images=$count" "${small[@]}" \
+        "epochs=$epochs" "${common[1]}" "${chosen_features[@]}"
 }
 
 # Seconds that a step may take, by what it was measured or reckoned to need on one GPU.
@@ -200,7 +203,8 @@ run_step() {
         allowed="$left"
     fi
     [ "$allowed" -gt 5 ] || return 124
-    declare -p step python work results rounds common images big small few eager fast cifar epochs chosen_features >"$work/step.sh"
+    declare -p step python work results common images cifar big small few eager fast rounds count epochs \
+        chosen_features >"$work/step.sh"
     declare -f bench compare recipe "$step" >>"$work/step.sh"
     timeout --kill-after=5 "$allowed" bash -c "set -o pipefail; source '$work/step.sh'; $step"
 }
