@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL
 
-from harness.benchmarks import train
+from harness.benchmarks import features, train
 from harness.benchmarks.floor import Floor
 from harness.benchmarks.processes import turns
 from harness.benchmarks.ratios import Spread, ratios, wrong_work
 from harness.benchmarks.work import Result
+from harness.compose import compose_config
 from harness.errors import UserError
 
 HONEST = Result(
@@ -86,6 +87,23 @@ def test_a_comparison_leaves_a_complete_record(
     assert found["floor"]["flops_per_image"] > 0
     assert {"date", "cpu", "cores", "versions"} <= set(found)
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_feature_is_measured_by_a_real_run() -> None:
+    config, scheduler = compose_config(SMALL)
+    timing = features._measure(config, scheduler, features.CHANGES["TensorBoard and metrics.jsonl"])
+    assert (timing.device, timing.precision, timing.threads) == ("cpu", "fp32", 1)
+    assert timing.seconds > 0
+
+
+def test_the_cost_of_a_feature_is_with_it_over_without_it() -> None:
+    def rounds(*seconds: float) -> list[features.Timing | None]:
+        return [features.Timing(value, "cpu", "fp32", 1) for value in seconds]
+
+    found = {features.BASE: rounds(1.0, 2.0), "progress bar": rounds(1.5, 3.0), "determinism": rounds(0.5, 1.0)}
+    # The bar is off by default, determinism on.
+    assert features._cost(found, "progress bar") == (Spread(1.5, 1.5, 1.5), Spread(750.0, 500.0, 1000.0))
+    assert features._cost(found, "determinism") == (Spread(2.0, 2.0, 2.0), Spread(750.0, 500.0, 1000.0))
 
 
 def test_an_unknown_contestant_is_refused_by_name() -> None:
