@@ -26,7 +26,8 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.min:.2f} to {self.max:.2f})"
+        median, low, high = (f"{x:.2f}" if x >= 0.1 else f"{x:.2g}" for x in (self.median, self.min, self.max))
+        return f"{median} ({low} to {high})"
 
 
 def ratios(above: Sequence[float | None], below: Sequence[float | None]) -> Spread | None:

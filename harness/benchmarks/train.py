@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         console.print(f"skipped: {name}: {why}", highlight=False)
     console.print(f"written: {options.output}, {options.output.with_suffix('.png')}", highlight=False)
     if wrong := findings.wrong():
-        raise UserError("not the same work, so the speeds cannot be compared:\n" + "\n".join(wrong))
+        raise UserError("speeds that mean nothing, of contestants that failed or did other work:\n" + "\n".join(wrong))
 
 
 def compare(config: Config, options: Namespace, console: Console) -> Findings:
