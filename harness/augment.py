@@ -1,7 +1,12 @@
-"""Random crops and flips of whole batches, on the device that holds the images."""
+"""Random crops and flips of whole batches, and their normalisation.
+
+Raw images are (count, height, width, channels) uint8 and contiguous. There are two ways to crop and flip a batch, for
+what CPUs and what GPUs are good at; both give the same bits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,23 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def windows(images: Tensor, padding: int) -> Tensor:
-    """Every crop of the zero-padded images as a view: (count, shifts, shifts, channels, height, width).
-
-    `images` is (count, channels, height, width); `shifts` is 2 * padding + 1, and [i, padding, padding] is image i.
-    """
-    height, width = images.shape[2:]
-    padded = F.pad(images, (padding,) * 4) if padding else images
-    return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-
-
 @dataclass(frozen=True)
 class EpochAugmentation:
-    """The choices for every image of one epoch, in the order of the shuffled epoch.
+    """The choices for every image of one epoch, in the order of the shuffled epoch, on the CPU.
 
-    `rows` and `columns` (count,) int64 are crop offsets in pixels; `flips` (count,) bool, or None without flips.
+    `rows` and `columns` (count,) int64 are crop offsets in pixels of the image with `padding` zeros around it; `flips`
+    (count,) bool, or None without flips.
     """
 
+    padding: int
     rows: Tensor
     columns: Tensor
     flips: Tensor | None
@@ -35,16 +32,91 @@ class EpochAugmentation:
         """Draw the choices of one epoch at once."""
         rows, columns = torch.randint(0, 2 * padding + 1, (2, count), generator=rng)
         flips = torch.rand(count, generator=rng) < 0.5 if flip else None
-        return EpochAugmentation(rows, columns, flips)
+        return EpochAugmentation(padding, rows, columns, flips)
 
-    def to(self, device: torch.device) -> EpochAugmentation:
-        """The same choices on another device."""
-        flips = None if self.flips is None else self.flips.to(device)
-        return EpochAugmentation(self.rows.to(device), self.columns.to(device), flips)
 
-    def apply(self, crops: Tensor, index: Tensor, chosen: slice) -> Tensor:
-        """A batch (batch, channels, height, width) of the images `index`, at the positions `chosen` of the epoch."""
-        batch = crops[index, self.rows[chosen], self.columns[chosen]]
-        if self.flips is None:
-            return batch
-        return torch.where(self.flips[chosen].view(-1, 1, 1, 1), batch.flip(-1), batch)
+class RowCrops:
+    """Crops and flips the batches of an epoch row by row: for the CPU."""
+
+    def __init__(self, choices: EpochAugmentation, height: int, width: int, channels: int) -> None:
+        self._choices, self._bytes = choices, width * channels
+        padding, flips = choices.padding, choices.flips
+        line = (width + 2 * padding) * channels
+        self._image = (height + 2 * padding) * line
+        self._lines = torch.arange(0, height * line, line)
+        # A flipped image is mirrored before it is cropped.
+        columns = (
+            choices.columns if flips is None else torch.where(flips, 2 * padding - choices.columns, choices.columns)
+        )
+        self._offsets = choices.rows * line + columns * channels
+
+    def __call__(self, images: Tensor, chosen: slice) -> Tensor:
+        """The batch (batch, height, width, channels) of raw images at the positions `chosen` of the epoch.
+
+        Flipped images are brought together and mirrored in one piece, then whole rows of pixels are copied.
+        """
+        count = len(images)
+        places = torch.arange(0, count * self._image, self._image)
+        if self._choices.flips is not None:
+            flips = self._choices.flips[chosen]
+            order = flips.argsort(stable=True)
+            images = images.flatten(1).index_select(0, order).view(images.shape)
+            mirrored = images[count - int(flips.sum()) :]
+            mirrored.copy_(mirrored.flip(2))
+            places = torch.empty_like(places).index_copy_(0, order, places)
+        source = padded(images, self._choices.padding)
+        starts = (places + self._offsets[chosen])[:, None] + self._lines
+        # Every run of so many bytes, as a view in which rows overlap.
+        runs = source.view(-1).as_strided((source.numel() - self._bytes + 1, self._bytes), (1, 1))
+        return runs.index_select(0, starts.view(-1)).view(images.shape)
+
+
+class PixelCrops:
+    """Crops and flips the batches of an epoch pixel by pixel: for GPUs.
+
+    `places` (count,) int64 are the images' positions among the padded images that a batch is made from. `send` brings a
+    tensor to their device.
+    """
+
+    def __init__(
+        self, choices: EpochAugmentation, places: Tensor, height: int, width: int, send: Callable[[Tensor], Tensor]
+    ) -> None:
+        line = width + 2 * choices.padding
+        starts = (places * (height + 2 * choices.padding) + choices.rows) * line + choices.columns
+        steps = torch.ones_like(starts)
+        if choices.flips is not None:
+            starts, steps = starts + choices.flips * (width - 1), steps - 2 * choices.flips
+        self._starts, self._steps = send(torch.stack([starts, steps]))[:, :, None]
+        self._columns = send(torch.arange(width))
+        self._lines = send(torch.arange(0, height * line, line))[:, None]
+
+    def __call__(self, source: Tensor, chosen: slice) -> Tensor:
+        """The batch (batch, height, width, channels) at the positions `chosen` of the epoch, from padded images."""
+        along = torch.addcmul(self._starts[chosen], self._steps[chosen], self._columns)
+        pixels = along[:, None, :] + self._lines
+        channels = source.shape[3]
+        return source.view(-1, channels).index_select(0, pixels.view(-1)).view(*pixels.shape, channels)
+
+
+def padded(images: Tensor, padding: int) -> Tensor:
+    """The images with zeros around them, contiguous."""
+    return F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
+
+
+class Normalisation:
+    """Takes the mean off and divides by the standard deviation, channel by channel."""
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], height: int, width: int, device: torch.device
+    ) -> None:
+        # A value for each byte of an image: an image is then one piece of arithmetic, whatever its channels.
+        def whole(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32).expand(height, width, -1).flatten().to(device)
+
+        self._scale = whole([1 / s for s in std])
+        self._shift = whole([-m / s for m, s in zip(mean, std, strict=True)])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Raw images as (count, channels, height, width) float32 in channels-last order."""
+        floats = torch.mul(images.flatten(1), self._scale).add_(self._shift)
+        return floats.view(images.shape).permute(0, 3, 1, 2)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 # The modules that decide what is computed; the others only read, write and show. A test follows the imports of `run`.
 TRAINING_CODE = (
-    "augment", "classes", "data", "devices", "engine", "models", "optim", "run", "schedule", "seeding", "sources",
-    "splits", "state", "steps",
+    "augment", "classes", "data", "devices", "engine", "examine", "image_files", "models", "optim", "parts", "prefetch",
+    "run", "schedule", "seeding", "sources", "splits", "state", "steps",
 )  # fmt: skip
 
 

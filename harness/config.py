@@ -30,13 +30,17 @@ class _Data(_Settings):
     flip: bool
 
 
-class DigitsData(_Data):
+class _InMemoryData(_Data):
+    storage: Literal["auto", "device", "host"]
+
+
+class DigitsData(_InMemoryData):
     """The UCI digits of scikit-learn."""
 
     name: Literal["digits"]
 
 
-class TorchvisionData(_Data):
+class TorchvisionData(_InMemoryData):
     """A torchvision data set; `root` is the folder searched first and downloaded into."""
 
     name: Literal["fashion_mnist", "mnist", "cifar10", "cifar100"]
@@ -45,15 +49,17 @@ class TorchvisionData(_Data):
 
 
 class ImageFolderData(_Data):
-    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels."""
+    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files."""
 
     name: Literal["image_folder"]
     root: str
     image_size: Annotated[int, Field(ge=1, le=1024)]
     channels: Literal[1, 3]
+    storage: Literal["auto", "device", "host", "disk"]
+    workers: PositiveInt | None
 
 
-class SyntheticData(_Data):
+class SyntheticData(_InMemoryData):
     """Class patterns in noise, made from `split_seed`."""
 
     name: Literal["synthetic"]
@@ -180,6 +186,7 @@ class Config(_Settings):
 _ALLOWED_TEXT = {
     "device": "auto, cpu, cuda or cuda:N",
     "precision": ", ".join(get_args(Precision)),
+    "storage": "auto, device or host, or disk with data=image_folder",
     "_target_": "the import path of a class, such as torch.optim.lr_scheduler.MultiStepLR",
 }
 

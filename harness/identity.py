@@ -22,7 +22,7 @@ from harness.devices import Compute
 # Settings that are not part of the identity: the schedule has its own keys, the others change no bits
 # or are replaced by what they were resolved to.
 _LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "stages", "plan_only", "profile", "device", "threads")
-_LEFT_OUT_DATA = ("root", "download")
+_LEFT_OUT_DATA = ("root", "download", "storage", "workers")
 
 # Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
 _KERNEL_VARIABLES = (

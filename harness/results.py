@@ -15,6 +15,7 @@ RUN, SUMMARY, METRICS = "run.json", "summary.json", "metrics.jsonl"
 
 # Settings that change no bits of a completed run.
 _IMMATERIAL = ("resume", "checkpoint", "stages", "device", "threads", "profile")
+_IMMATERIAL_DATA = ("storage", "workers")
 
 
 def summary_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
@@ -41,6 +42,8 @@ def finished_summary(folder: Path, config: Config) -> dict[str, Any] | None:
     for settings in (begun, wanted):
         for name in _IMMATERIAL:
             settings.pop(name, None)
+        for name in _IMMATERIAL_DATA:
+            settings.get("data", {}).pop(name, None)
     return summary if summary.get("status") == "completed" and begun == wanted else None
 
 

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import gzip
-import os
+import math
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config import ImageFolderData, SyntheticData, TorchvisionData
+from harness.config import DataConfig, DigitsData, ImageFolderData, SyntheticData, TorchvisionData
 from harness.errors import UserError
+from harness.image_files import ImageFiles, class_folders
 from harness.seeding import generator
-from harness.splits import Split, stratified
+from harness.splits import Split, pixels_last, stratified
+from harness.storage import require_memory, usable_cores
 
 # Where Debian's package dataset-fashion-mnist puts the four files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
+# torchvision's names of the classes, here since importing torchvision takes longer than reading the files.
+_IDX_CLASSES = {
+    "fashion_mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "mnist": (
+        "0 - zero", "1 - one", "2 - two", "3 - three", "4 - four", "5 - five", "6 - six", "7 - seven", "8 - eight",
+        "9 - nine",
+    ),
+}  # fmt: skip
 _TORCHVISION_CLASS = {
     "fashion_mnist": "FashionMNIST",
     "mnist": "MNIST",
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }
+_CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 @dataclass(frozen=True)
@@ -39,45 +54,94 @@ class Source:
     classes: tuple[str, ...]
 
 
-def digits() -> Source:
-    """The UCI digits: 1,797 images of 8x8, a fixed stratified fifth of them for test."""
-    from sklearn.datasets import load_digits
+@dataclass(frozen=True)
+class Found:
+    """A source that is yet to be read; `stamp` tells by place, size and time which files it will be read from."""
 
-    bunch = load_digits()
+    stamp: tuple[object, ...]
+    read: Callable[[], Source]
+
+
+def find(config: DataConfig) -> Found:
+    """Look for the files of the configured data.
+
+    Raises:
+        UserError: naming the folder or file that is missing, empty or unreadable. Its `read` raises the same, and for
+            files that can be neither found nor downloaded, in two lines, the folders searched and what to do.
+    """
+    if isinstance(config, DigitsData):
+        return Found((), _digits)
+    if isinstance(config, SyntheticData):
+        return Found((), partial(_synthetic, config))
+    if isinstance(config, ImageFolderData):
+        source = _image_folder(config)
+        return Found(
+            tuple(f.stamp for f in (source.train.images, source.test.images) if isinstance(f, ImageFiles)),
+            lambda: source,
+        )
+    if config.name in _IDX_CLASSES:
+        for folder in _idx_folders(config):
+            files = [_idx_file(folder, stem) for stem in _IDX_STEMS]
+            if all(files):
+                return Found(_stamp(filter(None, files)), partial(_idx_source, folder, _IDX_CLASSES[config.name]))
+        return Found((), partial(_torchvision_set, config))
+    return Found(_stamp((Path(config.root) / _CIFAR_FOLDER[config.name]).glob("*")), partial(_torchvision_set, config))
+
+
+def _stamp(files: Iterable[Path]) -> tuple[object, ...]:
+    status = ((str(file.absolute()), file.stat()) for file in files)
+    return tuple(sorted((name, s.st_size, s.st_mtime_ns) for name, s in status))
+
+
+def _digits() -> Source:
+    """The UCI digits: 1,797 images of 8x8, a fixed stratified fifth of them for test."""
+    table = _digits_table()
     # Pixels are whole numbers from 0 to 16.
-    images = torch.from_numpy((bunch.images * 15.9375).astype(np.uint8)).unsqueeze(1)
-    everything = Split(images, torch.from_numpy(bunch.target).long())
+    images = torch.from_numpy((table[:, :64] * 15.9375).astype(np.uint8)).view(-1, 1, 8, 8)
+    everything = Split(images, torch.from_numpy(table[:, 64]).long())
     is_test = stratified(everything.labels, round(len(everything) / 5), generator(0, "digits test split"))
     return Source(everything.take(~is_test), everything.take(is_test), tuple(map(str, range(10))))
 
 
-def torchvision_set(config: TorchvisionData) -> Source:
-    """A torchvision data set from files that are there, else downloaded into `config.root`.
+def _digits_table() -> np.ndarray:
+    """(1797, 65) float64: pixels and class of each image.
 
-    Raises:
-        UserError: in two lines, the folders searched and what to do, when it can be neither found nor downloaded.
+    Read from scikit-learn's file itself, since importing scikit-learn takes longer than training on it.
     """
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        try:
+            table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        except (OSError, ValueError):
+            break
+        if table.shape == (1797, 65):
+            return table
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
+
+
+def _torchvision_set(config: TorchvisionData) -> Source:
+    """A torchvision data set from files that are there, else downloaded into `config.root`."""
     from torchvision import datasets
 
     cls = getattr(datasets, _TORCHVISION_CLASS[config.name])
-    root = Path(config.root)
-    if config.name.endswith("mnist"):
-        candidates = [root / cls.__name__ / "raw", root]
-        if config.name == "fashion_mnist":
-            candidates.append(DEBIAN_FASHION_MNIST)
-        for folder in candidates:
-            if all(_idx_file(folder, stem) for stem in _IDX_STEMS):
-                return _idx_source(folder, tuple(cls.classes))
-    else:
-        candidates = [root]
+    candidates = _idx_folders(config) if config.name in _IDX_CLASSES else [Path(config.root)]
     try:
-        parts = [cls(str(root), train=train, download=False) for train in (True, False)]
+        parts = [cls(config.root, train=train, download=False) for train in (True, False)]
     except RuntimeError:
         parts = _download(config, cls, candidates)
     except Exception as error:  # unpickling damaged files raises nearly anything
         raise UserError(f"data.root={config.root}: the files of {config.name} are damaged ({error})") from None
     train, test = (Split(_images(part.data), torch.as_tensor(part.targets)) for part in parts)
     return Source(train, test, tuple(parts[0].classes))
+
+
+def _idx_folders(config: TorchvisionData) -> list[Path]:
+    root = Path(config.root)
+    debian = [DEBIAN_FASHION_MNIST] if config.name == "fashion_mnist" else []
+    return [root / _TORCHVISION_CLASS[config.name] / "raw", root, *debian]
 
 
 def _download(config: TorchvisionData, cls: type, candidates: list[Path]) -> list[torch.utils.data.Dataset[object]]:
@@ -99,7 +163,7 @@ def _download(config: TorchvisionData, cls: type, candidates: list[Path]) -> lis
 def _images(array: Tensor | np.ndarray) -> Tensor:
     """(count, height, width[, channels]) to (count, channels, height, width)."""
     images = torch.as_tensor(array)
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
 
 
 _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -141,15 +205,9 @@ def read_idx(path: Path) -> np.ndarray:
     return values.reshape(shape).copy()
 
 
-def image_folder(config: ImageFolderData) -> Source:
-    """Every image of `root/train/<class>` and `root/test/<class>`, cut square and scaled to `image_size`.
-
-    Raises:
-        UserError: naming the folder or file that is missing, empty or unreadable.
-    """
-    from torchvision.datasets import ImageFolder
-
-    parts = []
+def _image_folder(config: ImageFolderData) -> Source:
+    """Every image of `root/train/<class>` and `root/test/<class>`, undecoded."""
+    found = []
     for name in ("train", "test"):
         folder = Path(config.root) / name
         if not folder.is_dir():
@@ -157,43 +215,28 @@ def image_folder(config: ImageFolderData) -> Source:
                 f"data.root={config.root}: there is no folder {folder.absolute()}\n"
                 "Put images into train/<class>/ and test/<class>/ under data.root."
             )
-        try:
-            parts.append(ImageFolder(str(folder)))
-        except FileNotFoundError as error:
-            raise UserError(f"data.root={config.root}: {error}") from None
-    if parts[0].classes != parts[1].classes:
-        odd = sorted(set(parts[0].classes) ^ set(parts[1].classes))
+        found.append(class_folders(folder))
+    classes = [list(part) for part in found]
+    if classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
         raise UserError(f"data.root={config.root}: train and test must have the same classes; only in one: {odd}")
-    if len(parts[0].classes) < 2:
-        raise UserError(f"data.root={config.root}: must have two or more classes, has {parts[0].classes}")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        splits = []
-        for part in parts:
-            images = torch.empty(len(part), config.channels, config.image_size, config.image_size, dtype=torch.uint8)
-            read = pool.map(lambda path: _read_image(path, config), (path for path, _ in part.samples))
-            for position, image in enumerate(read):
-                images[position] = image
-            splits.append(Split(images, torch.tensor(part.targets)))
-    return Source(splits[0], splits[1], tuple(parts[0].classes))
+    if len(classes[0]) < 2:
+        raise UserError(f"data.root={config.root}: must have two or more classes, has {classes[0]}")
+    splits = []
+    for part in found:
+        paths = [path for members in part.values() for path in members]
+        labels = torch.arange(len(part)).repeat_interleave(torch.tensor([len(members) for members in part.values()]))
+        files = ImageFiles.find(paths, config.image_size, config.channels, config.workers or usable_cores())
+        splits.append(Split(files, labels))
+    return Source(splits[0], splits[1], tuple(classes[0]))
 
 
-def _read_image(path: str, config: ImageFolderData) -> Tensor:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file).convert("RGB" if config.channels == 3 else "L")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); remove or replace it") from None
-    fitted = ImageOps.fit(upright, (config.image_size, config.image_size), Image.Resampling.BILINEAR)
-    return _images(np.array(fitted)[None])[0]
-
-
-def synthetic(config: SyntheticData) -> Source:
+def _synthetic(config: SyntheticData) -> Source:
     """One random pattern a class, seen through noise: learnable, of any size, the same on every machine."""
     rng = generator(config.split_seed, "synthetic images")
     shape = (config.channels, config.image_size, config.image_size)
     patterns = torch.randint(0, 256, (config.classes, *shape), generator=rng)
+    require_memory(config, (6 * config.images // 5 + config.classes) * math.prod(shape))
     parts = []
     for count in (config.images, max(config.images // 5, config.classes)):
         labels = torch.arange(count) % config.classes
@@ -201,5 +244,5 @@ def synthetic(config: SyntheticData) -> Source:
         for chosen in torch.arange(count).split(1024):
             noise = torch.randint(0, 256, (len(chosen), *shape), generator=rng)
             images[chosen] = ((patterns[labels[chosen]] + 3 * noise) // 4).to(torch.uint8)
-        parts.append(Split(images, labels))
+        parts.append(Split(pixels_last(images).permute(0, 3, 1, 2), labels))
     return Source(parts[0], parts[1], tuple(map(str, range(config.classes))))

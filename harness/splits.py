@@ -7,20 +7,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.image_files import ImageFiles
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a data set, on the CPU."""
+    """Images and labels of one part of a data set, on the CPU.
 
-    images: Tensor
+    Images are in memory, (count, channels, height, width) uint8, or files that are decoded when they are needed; both
+    have `len`, `shape`, and give the image (channels, height, width) at a position. Labels are (count,) int64.
+    """
+
+    images: Tensor | ImageFiles
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor) -> Split:
-        """The images at these positions."""
-        return Split(self.images[index], self.labels[index])
+        """The images at these positions: a boolean mask (count,), or int64."""
+        index = index.nonzero().flatten() if index.dtype == torch.bool else index
+        if isinstance(self.images, ImageFiles):
+            return Split(self.images.take(index), self.labels[index])
+        # Whole images are copied, several times as fast as indexing, which goes pixel by pixel.
+        chosen = pixels_last(self.images).index_select(0, index)
+        return Split(chosen.permute(0, 3, 1, 2), self.labels[index])
+
+    def in_memory(self) -> Split:
+        """The same part with its images decoded.
+
+        Raises:
+            UserError: naming a file that is gone, changed or damaged.
+        """
+        return Split(self.images.decoded(), self.labels) if isinstance(self.images, ImageFiles) else self
+
+
+def pixels_last(images: Tensor) -> Tensor:
+    """Images (count, channels, height, width) as (count, height, width, channels), contiguous.
+
+    This is how images from all sources lie in memory, so that a row of an image is one piece whatever its channels;
+    other images are copied.
+    """
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def stratified(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness import sources
-from harness.augment import EpochAugmentation, windows
+from harness.augment import EpochAugmentation, RowCrops
 from harness.cli import compose_config
 from harness.data import Loader, load_dataset
 from harness.errors import UserError
@@ -45,10 +45,11 @@ def test_digits_parts_are_disjoint_complete_and_the_same_for_every_run_seed():
 
 def test_crops_are_shifts_of_the_zero_padded_image_and_flips_are_mirrored():
     images = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
-    choice = EpochAugmentation(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([False, True]))
-    shifted, mirrored = choice.apply(windows(images, 1), torch.tensor([0, 0]), slice(0, 2))
-    assert shifted[0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
-    assert mirrored[0].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
+    images = images.view(1, 3, 3, 1).repeat(2, 1, 1, 1)
+    choice = EpochAugmentation(1, torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([False, True]))
+    shifted, mirrored = RowCrops(choice, 3, 3, 1)(images, slice(0, 2)).squeeze(-1)
+    assert shifted.tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
+    assert mirrored.tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
 
 
 def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_seed_and_epoch():
