@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
+import os
+import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from harness.codebase import code_digest
+from harness.errors import UserError
+from harness.files import write_json
 from harness.image_files import ImageFiles
 from harness.prefetch import read_ahead
 from harness.splits import Split, pixels_last
@@ -18,6 +26,10 @@ from harness.splits import Split, pixels_last
 # Up to 257 squares of a byte add up in float32 without rounding, in whatever order they are added.
 _CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16_000_000
+# File systems count time in steps, the coarsest of 2 seconds.
+_SETTLED_NS = 3_000_000_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,15 @@ class Findings:
 def examine(train: Split, val: Split, test: Split) -> Findings:
     """Go through all images once. The findings are the same wherever the images lie.
 
+    For images that stay in their files this means to decode all of them, so what was found is remembered for the next
+    process, under `$XDG_CACHE_HOME` (`~/.cache`).
+
     Raises:
         UserError: naming a file that is gone, changed or damaged.
     """
+    remembered = _Remembered.of(train, val, test)
+    if remembered is not None and (findings := remembered.read()) is not None:
+        return findings
     digest, sums = hashlib.sha256(), _PixelSums()
     for part in (train, val, test):
         digest.update(repr((len(part), *part.images.shape[1:])).encode())
@@ -44,7 +62,10 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
                 if part is train:
                     sums.add(chunk)
         digest.update(part.labels.contiguous().numpy().data)
-    return Findings(digest.hexdigest(), *sums.mean_and_std())
+    findings = Findings(digest.hexdigest(), *sums.mean_and_std())
+    if remembered is not None:
+        remembered.write(findings)
+    return findings
 
 
 def _chunks(part: Split) -> Generator[Tensor]:
@@ -85,3 +106,39 @@ class _PixelSums:
         # Images that are all of one colour would be divided by zero.
         std = tuple(max(1e-3, math.sqrt((count * q - s * s) / count**2)) for s, q in zip(sums, squares, strict=True))
         return mean, std
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A file for what was found in image files, named by all that it follows from."""
+
+    path: Path
+
+    @staticmethod
+    def of(*parts: Split) -> _Remembered | None:
+        """None for images that are in memory, and for files so new that they could change unseen by their times."""
+        from PIL import __version__, features
+
+        key = hashlib.sha256(repr((code_digest(), __version__, features.version("libjpeg_turbo"))).encode())
+        for part in parts:
+            files = part.images
+            if not isinstance(files, ImageFiles) or files.newest > time.time_ns() - _SETTLED_NS:
+                return None
+            key.update(repr((files.stamp, files.shape)).encode())
+            key.update(part.labels.contiguous().numpy().data)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return _Remembered(cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json")
+
+    def read(self) -> Findings | None:
+        try:
+            content = json.loads(self.path.read_text())
+            return Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, findings: Findings) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, asdict(findings))
+        except (OSError, UserError) as error:
+            log.info("what was found in the images is not remembered: %s", error)

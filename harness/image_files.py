@@ -60,6 +60,11 @@ class ImageFiles:
         """(count, channels, height, width), as of a tensor."""
         return len(self), self.channels, self.size, self.size
 
+    @property
+    def newest(self) -> int:
+        """When the file that was changed last was changed, in nanoseconds since 1970."""
+        return int(self.stamps[:, 1].max())
+
     def __getitem__(self, position: int) -> Tensor:
         """The image (channels, height, width) uint8 at a position."""
         return torch.from_numpy(self._decode(position)).permute(2, 0, 1)
@@ -131,7 +136,7 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
     """
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
-        raise UserError(f"{folder.absolute()}: has no class folders; images must lie in {folder}/<class>/")
+        raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
     found: dict[str, list[str]] = {}
     for name in names:
         walk = sorted(os.walk(folder / name, followlinks=True))
@@ -143,5 +148,5 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
         ]
     empty = [name for name, paths in found.items() if not paths]
     if empty:
-        raise UserError(f"{folder.absolute()}: no images ({', '.join(_SUFFIXES)}) in the classes {', '.join(empty)}")
+        raise UserError(f"{folder}: no images ({', '.join(_SUFFIXES)}) in the classes {', '.join(empty)}")
     return found

@@ -209,10 +209,10 @@ def _image_folder(config: ImageFolderData) -> Source:
     """Every image of `root/train/<class>` and `root/test/<class>`, undecoded."""
     found = []
     for name in ("train", "test"):
-        folder = Path(config.root) / name
+        folder = (Path(config.root) / name).absolute()
         if not folder.is_dir():
             raise UserError(
-                f"data.root={config.root}: there is no folder {folder.absolute()}\n"
+                f"data.root={config.root}: there is no folder {folder}\n"
                 "Put images into train/<class>/ and test/<class>/ under data.root."
             )
         found.append(class_folders(folder))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 
 import numpy as np
@@ -27,8 +28,9 @@ PLACES = ("device", "host", "disk")
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch):
+def nothing_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "_kept", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -259,6 +261,38 @@ def test_a_process_reads_the_same_data_once_and_notices_when_a_file_changes(fold
     changed = load_dataset(settings_of(folder, f"data.storage={place}"))
     assert changed.fingerprint != first.fingerprint
     assert load_dataset(settings_of(folder, "data.split_seed=1")).fingerprint != changed.fingerprint
+
+
+def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_they_are_new(
+    folder, monkeypatch, tmp_path
+):
+    decoded = []
+    original = ImageFiles.read
+    monkeypatch.setattr(ImageFiles, "read", lambda *arguments: decoded.append(1) or original(*arguments))
+
+    def look(*overrides):
+        monkeypatch.setattr(data, "_kept", None)
+        decoded.clear()
+        found = load_dataset(settings_of(folder, "data.storage=disk", *overrides))
+        return bool(decoded), (found.fingerprint, found.mean, found.std)
+
+    def age(path, seconds=100):
+        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns - seconds * 10**9))
+
+    _, findings = look()
+    assert not (tmp_path / "cache").exists()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        age(path)
+    assert look() == (True, findings)
+    assert look() == (False, findings)
+    assert look("data.split_seed=1")[0]
+    assert look("data.image_size=7")[0]
+    age(files[0])
+    assert look() == (True, findings)
+    for path in (tmp_path / "cache" / "lr-schedule-lab").iterdir():
+        path.write_text("{")
+    assert look() == (True, findings)
 
 
 def test_digits_are_the_same_when_scikit_learn_keeps_them_elsewhere(monkeypatch):
