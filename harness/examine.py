@@ -117,14 +117,15 @@ class _Remembered:
     @staticmethod
     def of(*parts: Split) -> _Remembered | None:
         """None for images that are in memory, and for files so new that they could change unseen by their times."""
+        oldest_unseen = time.time_ns() - _SETTLED_NS
+        if not all(isinstance(part.images, ImageFiles) and part.images.newest < oldest_unseen for part in parts):
+            return None
         from PIL import __version__, features
 
         key = hashlib.sha256(repr((code_digest(), __version__, features.version("libjpeg_turbo"))).encode())
         for part in parts:
-            files = part.images
-            if not isinstance(files, ImageFiles) or files.newest > time.time_ns() - _SETTLED_NS:
-                return None
-            key.update(repr((files.stamp, files.shape)).encode())
+            assert isinstance(part.images, ImageFiles)
+            key.update(repr((part.images.stamp, part.images.shape)).encode())
             key.update(part.labels.contiguous().numpy().data)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return _Remembered(cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json")
