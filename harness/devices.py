@@ -9,7 +9,6 @@ import torch
 
 from harness.config import Config
 from harness.errors import UserError
-from harness.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ def set_up(config: Config) -> Compute:
         UserError: for CUDA where there is none, and for a precision that the device does not have.
     """
     compute = _choose(config)
-    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:

@@ -22,6 +22,7 @@ from harness.engine import Batches, evaluate, train_epoch
 from harness.errors import UserError
 from harness.files import write_json
 from harness.interruption import Interrupted, Interruption
+from harness.memory import keep_freed_memory
 from harness.models import Resized, build_model
 from harness.optim import build_optimizer, preview_optimizer
 from harness.outcome import error_text, finite, leave_behind, pictures, record_failure, run_record, write_summary
@@ -100,6 +101,7 @@ def _preview(config: Config) -> LrPlan:
 
 def _prepare(request: Request) -> Training:
     config = request.config
+    keep_freed_memory()
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
     dataset = load_dataset(config.data)

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
 
 from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, cores, without_fused
-from harness.engine import train_epoch
+from harness.engine import Step, train_epoch
+from harness.memory import keep_freed_memory
 from harness.optim import build_optimizer
 from harness.schedule import build_scheduler
+from harness.steps import build_step
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -50,38 +53,38 @@ def contestants() -> dict[str, Contestant]:
 
 def _harness(work: Work) -> Result:
     """The training loop of train.py, on the same parts and in the same order as `harness.run` builds them."""
-    model = work.model(torch.channels_last)
-    optimizer = build_optimizer(work.config.optimizer, model)
-    scheduler = build_scheduler(work.config.scheduler, optimizer)
-    scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), work.loader()
+    step, scheduler = _own_step(work)
+    loader = work.loader()
 
     def train(epoch: int, limit: int | None) -> Trained:
         batches = Counted(loader.train(epoch), limit)
-        return batches.trained(train_epoch(model, batches, optimizer, scheduler, scaler, autocast).loss)
+        return batches.trained(train_epoch(step, batches, scheduler).loss)
 
     return work.timed(train)
 
 
 def _bare_step(work: Work) -> Result:
-    """The network's own step on one batch that lies on the device: the limit for loader and loop."""
-    model = work.model(torch.channels_last)
-    optimizer = build_optimizer(work.config.optimizer, model)
-    scaler, autocast = work.compute.scaler(), work.compute.autocast()
-    batch = next(iter(work.loader().train(0)))
+    """The harness's step on one batch that lies on the device: the limit for loader and loop."""
+    step, _ = _own_step(work)
+    images, labels = next(iter(work.loader().train(0)))
 
     def train(epoch: int, limit: int | None) -> Trained:
-        batches = Counted([batch] * work.steps, limit)
-        model.train()
-        for images, labels in batches:
-            optimizer.zero_grad()
-            with autocast:
-                loss = F.cross_entropy(model(images), labels)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+        batches = Counted([(images, labels)] * work.steps, limit)
+        step.network.train()
+        for _ in batches:
+            loss, _ = step(images, labels)
         return batches.trained(loss.item())
 
     return work.timed(train)
+
+
+def _own_step(work: Work) -> tuple[Step, LRScheduler]:
+    keep_freed_memory()
+    model = work.model(torch.channels_last)
+    optimizer = build_optimizer(work.config.optimizer, model)
+    scheduler = build_scheduler(work.config.scheduler, optimizer)
+    scaler = work.compute.scaler()
+    return build_step(work.config, work.compute, model, optimizer, scaler, work.config.batch_size), scheduler
 
 
 def _data_loader(work: Work, workers: int) -> Result:

@@ -70,6 +70,7 @@ CHANGES: dict[str, Change] = {
         adds=False, replaced=lambda: patch.object(Checkpoints, "is_due", return_value=False)
     ),
     "stage store, every 10 epochs": Change(adds=False, has_store=False),
+    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.run.keep_freed_memory")),
     "progress bar": Change(adds=True, replaced=_bar),
     "compile=true": Change(adds=True, overrides=("compile=true",)),
     "precision=fp32": Change(adds=True, overrides=("precision=fp32",)),

@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
     def __init__(self, work: Work) -> None:
         from PIL import Image
 
-        images = work.dataset.train.images
+        images = in_memory(work.dataset.train)
         floats = images.float().div(255)
         self.mean, self.std = floats.mean((0, 2, 3)).tolist(), floats.std((0, 2, 3)).tolist()
         self.transform = self.composed(work, tensors=True)
@@ -202,17 +202,25 @@ def prepare(config: Config, file: Path) -> int:
             f"batch_size={config.batch_size}: must be at most {len(dataset.train)}, the training images there are"
         )
     parts = {"train": dataset.train.take(torch.arange(count)), "val": dataset.val, "test": dataset.test}
-    tensors = {name: (part.images.contiguous(), part.labels) for name, part in parts.items()}
-    torch.save({"classes": list(dataset.classes), "fingerprint": dataset.fingerprint, **tensors}, file)
+    content = {field.name: getattr(dataset, field.name) for field in fields(dataset) if field.name not in parts}
+    torch.save({**content, **{name: (in_memory(part), part.labels) for name, part in parts.items()}}, file)
     return count
 
 
 def open_work(config: Config, file: Path, epochs: int) -> Work:
     """The work on what `prepare` saved, with torch set up for the configured device."""
     content = torch.load(file, weights_only=True)
-    train, val, test = (Split(*content[name]) for name in ("train", "val", "test"))
-    dataset = Dataset(train, val, test, tuple(content["classes"]), content["fingerprint"])
+    for name in ("train", "val", "test"):
+        content[name] = Split(*content[name])
+    dataset = Dataset(**content)
     return Work(config, set_up(config), dataset, epochs)
+
+
+def in_memory(part: Split) -> Tensor:
+    """The images of a part (count, channels, height, width) uint8, read from their files where they lie there."""
+    images = part.in_memory().images
+    assert isinstance(images, Tensor)
+    return images
 
 
 def peak_host_bytes() -> int:
