@@ -35,6 +35,30 @@ class EpochAugmentation:
         return EpochAugmentation(padding, rows, columns, flips)
 
 
+class Cutout:
+    """Blanks a square of `size` pixels a side around a random pixel of each image, as far as it lies inside it.
+
+    DeVries and Taylor (2017), "Improved regularization of convolutional neural networks with cutout". `send` brings a
+    tensor to the device of the images.
+    """
+
+    def __init__(
+        self, size: int, count: int, height: int, width: int, rng: torch.Generator, send: Callable[[Tensor], Tensor]
+    ) -> None:
+        before = size // 2
+        spans = []
+        for extent in (height, width):
+            first = torch.randint(0, extent, (count, 1), generator=rng) - before
+            pixels = torch.arange(extent)
+            spans.append((pixels >= first) & (pixels < first + size))
+        self._rows, self._columns = (send(span) for span in spans)
+
+    def __call__(self, images: Tensor, chosen: slice) -> Tensor:
+        """Blank, in place, normalised images (batch, channels, height, width) at positions `chosen` of the epoch."""
+        blank = self._rows[chosen, None, :, None] & self._columns[chosen, None, None, :]
+        return images.masked_fill_(blank, 0.0)
+
+
 class RowCrops:
     """Crops and flips the batches of an epoch row by row: for the CPU."""
 

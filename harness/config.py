@@ -28,6 +28,7 @@ class _Data(_Settings):
     train_size: PositiveInt | None
     crop_padding: Annotated[int, Field(ge=0, le=64)]
     flip: bool
+    cutout: Annotated[int, Field(ge=0, le=1024)]
 
 
 class _InMemoryData(_Data):

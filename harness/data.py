@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness import sources
-from harness.augment import EpochAugmentation, Normalisation, PixelCrops, RowCrops, padded
+from harness.augment import Cutout, EpochAugmentation, Normalisation, PixelCrops, RowCrops, padded
 from harness.config import DataConfig, ImageFolderData
 from harness.errors import UserError
 from harness.examine import examine
@@ -110,14 +110,18 @@ class Loader:
     batches. On CUDA, nothing here waits for the device.
 
     Raises:
-        UserError: for data.storage=device, when the images do not fit there.
+        UserError: for data.storage=device, when the images do not fit there, and for a cutout as large as an image.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, batch_size: int, seed: int, device: torch.device) -> None:
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.flip, self.padding = config.flip, config.crop_padding
+        self.flip, self.padding, self.cutout = config.flip, config.crop_padding, config.cutout
         self._shape = dataset.shape
         _, height, width = dataset.shape
+        if self.cutout >= min(height, width):
+            raise UserError(
+                f"data.cutout={self.cutout}: must be below {min(height, width)}, the images' shorter side in pixels"
+            )
         self._normalise = Normalisation(dataset.mean, dataset.std, height, width, device)
         parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         self._labels = {name: part.labels.to(device) for name, part in parts.items()}
@@ -155,8 +159,9 @@ class Loader:
         choices = EpochAugmentation.draw(len(labels), self.padding, self.flip, rng)
         on_device = self._sent(order).split(self.batch_size)
         cropped = self._cropped_by_gpu if self.device.type == "cuda" else self._cropped_by_cpu
-        for images, index in zip(cropped(order, choices), on_device, strict=True):
-            yield self._normalise(images), labels.index_select(0, index)
+        blank = self._cutout(len(labels), rng)
+        for images, index, chosen in zip(cropped(order, choices), on_device, self._slices(order), strict=True):
+            yield blank(self._normalise(images), chosen), labels.index_select(0, index)
 
     def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the part `val` or `test` in its own order, not augmented.
@@ -167,6 +172,12 @@ class Loader:
         labels = self._labels[part].split(self.batch_size)
         for images, batch in zip(self._parts[part].in_order(self.batch_size), labels, strict=True):
             yield self._normalise(images), batch
+
+    def _cutout(self, count: int, rng: torch.Generator) -> Callable[[Tensor, slice], Tensor]:
+        if not self.cutout:
+            return lambda images, _: images
+        _, height, width = self._shape
+        return Cutout(self.cutout, count, height, width, rng, self._sent)
 
     def _cropped_by_cpu(self, order: Tensor, choices: EpochAugmentation) -> Iterator[Tensor]:
         """Cropped and flipped batches (batch, height, width, channels) uint8."""

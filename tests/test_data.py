@@ -52,6 +52,27 @@ def test_crops_are_shifts_of_the_zero_padded_image_and_flips_are_mirrored():
     assert mirrored.tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
 
 
+@pytest.mark.parametrize("storage", ["device", "host"])
+def test_cutout_blanks_a_square_and_changes_nothing_else(storage):
+    def batches(*overrides):
+        config, parts = dataset("data=digits", "data.train_size=200", f"data.storage={storage}", *overrides)
+        return torch.cat([images for images, _ in Loader(parts, config, 64, 0, torch.device("cpu")).train(3)])
+
+    whole, cut = batches(), batches("data.cutout=3")
+    corners = set()
+    for before, after in zip(whole.squeeze(1), cut.squeeze(1), strict=True):
+        rows, columns = (before != after).nonzero().unbind(1)
+        top, left = int(rows.min()), int(columns.min())
+        assert after[rows, columns].count_nonzero() == 0
+        assert len(rows) == len(rows.unique()) * len(columns.unique())
+        assert len(rows.unique()) <= 3
+        assert len(columns.unique()) <= 3
+        corners.add((top, left))
+    assert len(corners) > 20
+    with pytest.raises(UserError, match=r"data.cutout=8: must be below 8, the images' shorter side in pixels"):
+        batches("data.cutout=8")
+
+
 def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_seed_and_epoch():
     config, parts = dataset("data=digits", "data.crop_padding=0", "data.train_size=100")
 

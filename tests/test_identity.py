@@ -39,9 +39,9 @@ def test_the_identity_holds_the_code_of_an_optimizer_that_is_not_torch_s(monkeyp
 
 # What the training code imports that only reads, checks, writes, shows or describes.
 COMPUTES_NOTHING = {
-    "codebase", "config", "console", "errors", "files", "identity", "interruption", "keys", "memory", "outcome", "pictures",
-    "plots", "predictions", "profiling", "results", "stages", "storage", "tensorboard", "tracking", "training", "tree",
-    "walk",
+    "codebase", "config", "console", "errors", "files", "identity", "interruption", "keys", "memory", "outcome",
+    "pictures", "plots", "predictions", "profiling", "results", "stages", "storage", "tensorboard", "tracking",
+    "training", "tree", "walk",
 }  # fmt: skip
 
 

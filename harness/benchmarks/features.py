@@ -42,7 +42,14 @@ from harness.walk import Sharing
 BASE = "as by default"
 # An epoch of some tenths of a second on one core; the twelfth epoch ends the time, the store saves after the tenth.
 _WORK = ("data=synthetic", "data.images=5000", "data.image_size=16", "data.channels=1")
-_SETTINGS = ("epochs=12", "deterministic=true", "compile=false", "precision=auto", "checkpoint.every=1")
+_SETTINGS = (
+    "epochs=12",
+    "deterministic=true",
+    "compile=false",
+    "cuda_graphs=false",
+    "precision=auto",
+    "checkpoint.every=1",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ CHANGES: dict[str, Change] = {
     "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.run.keep_freed_memory")),
     "progress bar": Change(adds=True, replaced=_bar),
     "compile=true": Change(adds=True, overrides=("compile=true",)),
+    "cuda_graphs=true": Change(adds=True, overrides=("cuda_graphs=true",)),
     "precision=fp32": Change(adds=True, overrides=("precision=fp32",)),
     "precision=bf16": Change(adds=True, overrides=("precision=bf16",)),
 }
