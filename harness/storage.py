@@ -73,7 +73,9 @@ def belongs_on_device(config: DataConfig, needed: int, device: torch.device) -> 
     """Whether images of `needed` bytes are put on the device; where `auto` decides against it, it is logged why."""
     if config.storage != "auto" or device.type != "cuda":
         return config.storage in ("auto", "device")
-    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds for reuse, after an earlier run in this process, is free as well.
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + held
     if needed <= free / 2:
         return True
     log.info(

@@ -204,7 +204,7 @@ def test_mean_and_deviation_are_those_of_the_training_pixels(folder):
 
 
 def test_sums_stay_exact_for_the_brightest_images_and_one_colour_is_not_divided_by_zero():
-    white = Split(torch.full((1000, 1, 3, 3), 255, dtype=torch.uint8), torch.zeros(1000, dtype=torch.int64))
+    white = Split(torch.full((999, 1, 3, 3), 255, dtype=torch.uint8), torch.zeros(999, dtype=torch.int64))
     findings = examine(white, white, white)
     assert (findings.mean, findings.std) == ((255.0,), (1e-3,))
 
@@ -236,7 +236,9 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(fol
 def test_auto_is_host_for_images_that_would_take_half_of_the_gpu(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     config = compose_config(["data=digits"])[0].data
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4_000_000_000, 8_000_000_000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3_000_000_000, 8_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1_500_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500_000_000)
     cuda = torch.device("cuda", 0)
     assert storage.belongs_on_device(config, 2_000_000_000, cuda)
     assert not caplog.text
