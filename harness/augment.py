@@ -135,12 +135,13 @@ class Normalisation:
     ) -> None:
         # A value for each byte of an image: an image is then one piece of arithmetic, whatever its channels.
         def whole(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32).expand(height, width, -1).flatten().to(device)
+            return torch.tensor(values, dtype=torch.float32).expand(height, width, -1).contiguous().to(device)
 
         self._scale = whole([1 / s for s in std])
         self._shift = whole([-m / s for m, s in zip(mean, std, strict=True)])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Raw images as (count, channels, height, width) float32 in channels-last order."""
-        floats = torch.mul(images.flatten(1), self._scale).add_(self._shift)
-        return floats.view(images.shape).permute(0, 3, 1, 2)
+        # The same bits: CPUs are quicker in two passes, and a GPU converts in passing.
+        scaled = images.float().mul_(self._scale) if images.device.type == "cpu" else torch.mul(images, self._scale)
+        return scaled.add_(self._shift).permute(0, 3, 1, 2)
