@@ -1,7 +1,8 @@
 """Look after the stage store: python scripts/stages.py ls|verify|gc [stages.dir=FOLDER] [stages.limit_gb=SIZE].
 
-ls lists the states there are; verify reads each and sets damaged ones aside; gc deletes what damaged entries and killed
-processes left behind, and the states used longest ago beyond the limit, but none that a running sweep needs.
+ls lists the states there are, and which a running sweep needs now; verify reads each and sets damaged ones aside; gc
+deletes what damaged entries and killed processes left behind, and the states used longest ago beyond the limit, but
+none that a running sweep needs.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from harness.walk import stored_in
 
 def _list(store: StageStore) -> int:
     entries, pinned = store.entries(), store.pinned()
-    table = Table("key", "epochs done", "last lr", "schedule", "seed", "MB", "last used", "needed by a running sweep")
+    table = Table("key", "epochs", "last lr", "schedule", "seed", "MB", "last used", "", box=None)
     for entry in entries:
         note = entry.note()
-        used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M:%S")
-        needed = "yes" if note.get("planned_key") in pinned else ""
+        used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        needed = "needed now" if note.get("planned_key") in pinned else ""
         shown = (note.get("epoch", ""), rates_text(note["lr"]) if note.get("lr") else "", note.get("scheduler", ""))
-        row = (entry.key[:12], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
+        row = (entry.key[:8], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
         table.add_row(*(str(cell) for cell in row))
     if entries:
         rich.print(table)
