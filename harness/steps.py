@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -97,30 +97,12 @@ class GraphedStep:
                 tensor.fill_(rate)
             self._rates_there = rates
 
-    @contextmanager
-    def _rates_on_the_device(self) -> Iterator[None]:
-        groups = self._optimizer.param_groups
-        kept = [group["lr"] for group in groups]
-        for group, tensor in zip(groups, self._rates, strict=True):
-            group["lr"] = tensor
-        try:
-            yield
-        finally:
-            for group, rate in zip(groups, kept, strict=True):
-                group["lr"] = rate
+    def _rates_on_the_device(self) -> AbstractContextManager[None]:
+        return _replaced(self._optimizer, "lr", self._rates)
 
-    @contextmanager
-    def _capturable(self) -> Iterator[None]:
+    def _capturable(self) -> AbstractContextManager[None]:
         """Some optimizers want to be told; a fused one computes the same either way."""
-        groups = [group for group in self._optimizer.param_groups if "capturable" in group]
-        kept = [group["capturable"] for group in groups]
-        for group in groups:
-            group["capturable"] = True
-        try:
-            yield
-        finally:
-            for group, capturable in zip(groups, kept, strict=True):
-                group["capturable"] = capturable
+        return _replaced(self._optimizer, "capturable", [True] * len(self._rates))
 
     def _warm_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -139,3 +121,17 @@ class GraphedStep:
 
     def _replay(self) -> None:
         self._graph.replay()
+
+
+@contextmanager
+def _replaced(optimizer: Optimizer, setting: str, values: Sequence[object]) -> Iterator[None]:
+    """While entered, the parameter groups that have this setting have these values of it, one for each group."""
+    pairs = [(group, value) for group, value in zip(optimizer.param_groups, values, strict=True) if setting in group]
+    kept = [group[setting] for group, _ in pairs]
+    for group, value in pairs:
+        group[setting] = value
+    try:
+        yield
+    finally:
+        for (group, _), value in zip(pairs, kept, strict=True):
+            group[setting] = value
