@@ -23,17 +23,23 @@ _BATCH = "next batch"
 
 
 class StepProfile:
-    """Records some steps of the first epoch that passes through, `folder/profile/epoch_E.pt.trace.json.gz`.
+    """Records some steps of the second epoch that passes through, `folder/profile/epoch_E.pt.trace.json.gz`.
 
-    The file opens in Perfetto, chrome://tracing and TensorBoard's profiler plugin.
+    In the first, kernels for every size of batch may still be compiled. The file opens in Perfetto, in chrome://tracing
+    and in TensorBoard's profiler plugin.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self._folder, self._on_cuda, self.is_done = folder / "profile", device.type == "cuda", False
+        self._is_warm = False
 
-    def track(self, epoch: int, batches: Iterable[T], count: int) -> Iterator[T]:
-        """Pass the `count` batches of an epoch through; what is done between two of them is a step."""
-        if self.is_done:
+    def track(self, epoch: int, batches: Iterable[T], count: int, is_last: bool) -> Iterator[T]:
+        """Pass the `count` batches of an epoch through; what is done between two of them is a step.
+
+        The last epoch is recorded even if it is the first that passes.
+        """
+        if self.is_done or not (self._is_warm or is_last):
+            self._is_warm = True
             yield from batches
             return
         self.is_done = True

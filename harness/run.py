@@ -212,7 +212,7 @@ def _train(training: Training, tracker: Tracker) -> None:
                 continue
             batches = display.track(epoch, training.loader.train(epoch))
             if profiler is not None:
-                batches = profiler.track(epoch, batches, batches_an_epoch)
+                batches = profiler.track(epoch, batches, batches_an_epoch, is_last=epoch + 1 == config.epochs)
             # Between checkpoints, finish the epoch: what it was begun from is not on the disk.
             row = _epoch(training, epoch, interruption.guard(batches, can_stop=saved == epoch))
             training.rows.append(row)
