@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import pkgutil
 import platform
+import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, An
         "optimizer_code": _foreign_code(config.optimizer.target),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
         **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
+        **({"compiler": _compiler()} if config.compile and compute.device.type == "cpu" else {}),
     }
     settings["versions"] = versions()
     return flatten(settings)
@@ -54,6 +56,15 @@ def describe(config: Config, dataset: Dataset, compute: Compute) -> dict[str, An
 
 def _chooses_kernels(variable: str) -> bool:
     return variable.startswith(_KERNEL_VARIABLES) and not variable.endswith(_OTHER_VARIABLES)
+
+
+def _compiler() -> str | None:
+    """What the C++ compiler that torch.compile calls on the CPU says of its version; None without one."""
+    try:
+        asked = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.partition("\n")[0]
 
 
 def _foreign_code(target: str) -> str | None:

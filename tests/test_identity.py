@@ -26,6 +26,17 @@ def test_the_identity_holds_the_variables_by_which_libraries_choose_kernels(monk
     assert describe(config, dataset, compute) == before
 
 
+def test_the_identity_of_a_compiled_run_on_the_cpu_holds_the_compiler(monkeypatch, tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho mine 1.2\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    for how, wanted in (("true", "mine 1.2"), ("false", None)):
+        config, _ = compose_config([*SMALL, f"compile={how}"])
+        identity = describe(config, load_dataset(config.data), set_up(config))
+        assert identity.get("environment.compiler") == wanted
+
+
 def test_the_identity_holds_the_code_of_an_optimizer_that_is_not_torch_s(monkeypatch, tmp_path):
     source = tmp_path / "my_optimizers.py"
     source.write_text("import torch\n\nclass Mine(torch.optim.SGD):\n    pass\n")
