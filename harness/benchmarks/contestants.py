@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, cores, without_fused
+from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, without_fused
 from harness.engine import Step, train_epoch
 from harness.memory import keep_freed_memory
 from harness.optim import build_optimizer
 from harness.schedule import build_scheduler
 from harness.steps import build_step
+from harness.storage import usable_cores
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -38,7 +39,7 @@ class Contestant:
 
 def contestants() -> dict[str, Contestant]:
     """All by name, in the order of the tables; names tell the number of workers on this machine."""
-    many = f"{cores()} worker{'s' if cores() > 1 else ''}"
+    many = f"{usable_cores()} worker{'s' if usable_cores() > 1 else ''}"
     return {
         HARNESS: Contestant(_harness),
         BARE: Contestant(_bare_step, compared_loss=False),

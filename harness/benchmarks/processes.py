@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.benchmarks.work import cores
 from harness.errors import UserError
 from harness.identity import cpu_name, versions
+from harness.storage import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -77,7 +77,7 @@ def record() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "versions": {**versions(), **packages},
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from harness.errors import UserError
 from harness.models import build_model
 from harness.seeding import seed_global
 from harness.splits import Split
+from harness.storage import usable_cores
 
 # Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
 WARM_UP_STEPS = 10
@@ -76,7 +76,7 @@ class Work:
     @property
     def workers(self) -> int:
         """As many loader workers as cores may be used."""
-        return cores()
+        return usable_cores()
 
     def model(self, memory_format: torch.memory_format) -> nn.Module:
         """The network on the device, with the same initial weights each time."""
@@ -226,8 +226,3 @@ def in_memory(part: Split) -> Tensor:
 def peak_host_bytes() -> int:
     """The peak resident memory of this process, without its children; Linux counts in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
