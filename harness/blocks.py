@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ROWS = 25  # of a table; the rest are counted
+
 
 @dataclass(frozen=True)
 class Heading:

@@ -105,7 +105,7 @@ class ImageFiles:
 
         path, mode = self.paths[position], "RGB" if self.channels == 3 else "L"
         try:
-            with open(path, "rb") as file:  # noqa: PTH123  (several times as fast as Path.open)
+            with open(path, "rb") as file:  # noqa: PTH123  (Path.open takes longer)
                 if _stamp(os.fstat(file.fileno())) != tuple(self.stamps[position].tolist()):
                     raise UserError(f"{path}: has changed since the data were looked through; start again")
                 image: Image.Image = Image.open(file)

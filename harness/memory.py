@@ -14,8 +14,8 @@ _LARGE = 1 << 30
 def keep_freed_memory() -> None:
     """Once a process: have glibc keep what is freed, so that the next step's activations find their pages in place.
 
-    By its own rules it gives large blocks back to the system, and on the CPU a training step then spends up to a fifth
-    of its time on having the same pages mapped and zeroed again. Other C libraries are left as they are.
+    By its own rules it gives large blocks back to the system, and on the CPU a training step then spends time on
+    having the same pages mapped and zeroed again. Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import report_words as words
-from harness.blocks import Block, Bullets, Heading, Paragraph, Picture, Table
+from harness.blocks import ROWS, Block, Bullets, Heading, Paragraph, Picture, Table
 from harness.compare import CURVES, Comparison, Run, compare, load_runs
 from harness.compare_groups import Group, flat, setting_text
 from harness.compare_json import to_json
 from harness.compare_results import epochs_to, seconds_to, throughput
 from harness.errors import UserError
 from harness.files import write_atomic
-from harness.report_blocks import ROWS, left_out_lines, report_blocks, result_columns, result_row, scope
+from harness.report_blocks import left_out_lines, report_blocks, result_columns, result_row, scope
 from harness.report_grid import find_grid
 from harness.report_html import html_page
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness import report_words as words
-from harness.blocks import Block, Bullets, Cell, Heading, Paragraph, Picture, Table
+from harness.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
 from harness.compare import Comparison, Difference, Group, Result
 from harness.compare_groups import setting_text
 from harness.compare_stats import Estimate
 from harness.report_decays import decay_blocks
 
-ROWS = 25  # of a table; the rest are counted
 KEPT_APART = 10  # groups that get a table each
 
 

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness import report_words as words
-from harness.blocks import Block, Cell, Heading, Paragraph, Table
+from harness.blocks import ROWS, Block, Cell, Heading, Paragraph, Table
 from harness.compare import Comparison, Decay
 from harness.compare_results import DECAY_FACTOR
 from harness.compare_stats import Estimate
-
-ROWS = 25  # of the table; the rest are counted
 
 
 def decay_blocks(comparison: Comparison) -> list[Block]:

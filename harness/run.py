@@ -72,9 +72,10 @@ def _run_alone(request: Request) -> dict[str, Any]:
         return finished
     if not request.resume and ((folder / METRICS).exists() or (folder / SUMMARY).exists()):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
-    for warning in plan_warnings(config.scheduler, _preview(config)):
+    preview = _preview(config)
+    for warning in plan_warnings(config.scheduler, preview):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
-    training = _prepare(request)
+    training = _prepare(request, preview)
     if request.resume:
         _continue(training)
     write_json(folder / RUN, run_record(training))
@@ -99,7 +100,7 @@ def _preview(config: Config) -> LrPlan:
     return make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
 
 
-def _prepare(request: Request) -> Training:
+def _prepare(request: Request, preview: LrPlan) -> Training:
     config = request.config
     keep_freed_memory()
     compute = set_up(config)
@@ -131,7 +132,7 @@ def _prepare(request: Request) -> Training:
             request.sharing,
             plan,
             identity,
-            PlannedRun(request.scheduler_name, identities.planned(config), _preview(config)).keys,
+            PlannedRun(request.scheduler_name, identities.planned(config), preview).keys,
             {"scheduler": request.scheduler_name, "seed": config.seed},
         ),
         rows=[],

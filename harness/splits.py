@@ -29,7 +29,7 @@ class Split:
         index = index.nonzero().flatten() if index.dtype == torch.bool else index
         if isinstance(self.images, ImageFiles):
             return Split(self.images.take(index), self.labels[index])
-        # Whole images are copied, several times as fast as indexing, which goes pixel by pixel.
+        # Whole images are copied, which is faster than indexing, which goes pixel by pixel.
         chosen = pixels_last(self.images).index_select(0, index)
         return Split(chosen.permute(0, 3, 1, 2), self.labels[index])
 
