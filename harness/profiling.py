@@ -56,12 +56,16 @@ class StepProfile:
                 it.step()
 
     def _report(self, epoch: int, done: profile) -> None:
-        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"epoch_{epoch:05d}.pt.trace.json.gz"
-        done.export_chrome_trace(str(path))
         events = list(done.events() or ())
         steps = [event for event in events if event.name.startswith("ProfilerStep")]
-        log.info("profile: %d steps of epoch %d in %s (opens in Perfetto)", len(steps), epoch, path)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            done.export_chrome_trace(str(path))
+            log.info("profile: %d steps of epoch %d in %s (opens in Perfetto)", len(steps), epoch, path)
+        except (OSError, RuntimeError) as error:
+            # A trace is not worth a training.
+            log.warning("profile: %s cannot be written: %s", path, error)
         costs = self._costs(events)
         total = sum(costs.values())
         if total:
