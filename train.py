@@ -3,12 +3,12 @@
 import hydra
 from omegaconf import DictConfig
 
-from harness import cli
+from harness.app import main as cli
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def train(config: DictConfig) -> None:
-    """One job of Hydra; conf/ says what can be set, harness/run.py what happens."""
+    """One job of Hydra; conf/ says what can be set, harness/runs/run.py what happens."""
     cli.run_job(config)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from harness.errors import UserError
+from harness.errors import UserError, closest
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -190,7 +189,6 @@ _ALLOWED_TEXT = {
     "storage": "auto, device or host, or disk with data=image_folder",
     "_target_": "the import path of a class, such as torch.optim.lr_scheduler.MultiStepLR",
 }
-
 _TYPE_TEXT = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -214,12 +212,6 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_describe(details, values) for details in error.errors()]
         raise UserError("\n".join(lines)) from None
-
-
-def closest(word: str, known: Sequence[str]) -> str:
-    """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:

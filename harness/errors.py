@@ -1,8 +1,19 @@
 """The one exception type for mistakes that the user can mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A wrong setting, file or environment; its text names the setting, the value and what is allowed.
 
     Entry points print it without a traceback and exit with status 2.
     """
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
@@ -69,3 +73,19 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# What can change the bits of a run; the other folders only read, check, write and show.
+_COMPUTES = ("data", "instantiate.py", "models", "runs/run.py", "seeding.py", "training")
+
+
+@cache
+def code_digest(*parts: str) -> str:
+    """SHA-256 over the source of these folders and files of the package; without any, of all that can change bits."""
+    digest = hashlib.sha256()
+    for part in sorted(parts or _COMPUTES):
+        place = PACKAGE / part
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness import cli
+from harness.app import main as cli
 from harness.errors import UserError
 
 COMMANDS = ("train", "features", "growth", "startup", "stages", "rates")

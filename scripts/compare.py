@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.aggregates import write_aggregates
 from harness.errors import UserError
-from harness.report import write_report
+from harness.report.aggregates import write_aggregates
+from harness.report.write import write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

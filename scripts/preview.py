@@ -6,7 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness import cli, preview
+from harness.app import main as cli
+from harness.app.compose import compose_config
+from harness.views import preview
 
 
 def main() -> None:
@@ -15,7 +17,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as for train.py, such as scheduler=step epochs=50")
     parser.add_argument("--output", type=Path, default=Path("lr.png"), help="the picture (default: lr.png)")
     arguments = parser.parse_args()
-    config, name = cli.compose_config(arguments.overrides)
+    config, name = compose_config(arguments.overrides)
     preview.show(config, name, arguments.output)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from harness.browser import chromium, tensorboard
 from harness.errors import UserError
 from harness.files import write_atomic
+from harness.views.browser import chromium, tensorboard
 
 _TAGS = quote("mean/(lr/default|val/accuracy|val/loss)", safe="")
 # TensorBoard draws its charts in shadow roots; all of the page is there once the last chart has lines.

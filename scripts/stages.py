@@ -15,11 +15,11 @@ import rich
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from harness.compose import compose_config
-from harness.console import rates_text
+from harness.app.compose import compose_config
 from harness.errors import UserError
-from harness.stages import Entry, StageStore, open_store, verify
-from harness.walk import stored_in
+from harness.stages.store import Entry, StageStore, open_store, verify
+from harness.stages.walk import stored_in
+from harness.training.plan import rates_text
 
 
 def _list(store: StageStore) -> int:

@@ -1,26 +1,14 @@
-"""What several test files start from: small runs in this process, and train.py as its user starts it."""
+"""Fixtures that several test files use."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.small_runs import SMALL, SmallRun
 
-from harness.cli import compose_config
-from harness.run import Request, run
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# A run of well under a second: 64 images in two uneven batches, 48 + 16.
-SMALL = (
-    "data=digits", "data.train_size=64", "batch_size=48", "model.channels=[8]", "epochs=4", "device=cpu", "threads=1",
-    "scheduler.milestones=[2]",
-)  # fmt: skip
-
-SmallRun = Callable[..., dict[str, Any]]
+from harness.app.compose import compose_config
+from harness.runs.request import Request
+from harness.runs.run import run
 
 
 @pytest.fixture
@@ -38,23 +26,3 @@ def small_run() -> SmallRun:
         return run(Request(config, name, folder, resume))
 
     return start
-
-
-def train_command(*overrides: str) -> list[str]:
-    """The command line of train.py with these overrides."""
-    return [sys.executable, str(ROOT / "train.py"), *overrides]
-
-
-def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run train.py in `folder` as a user would."""
-    return subprocess.run(train_command(*overrides), cwd=folder, capture_output=True, text=True, check=False)
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the two fields that a clock decides."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]

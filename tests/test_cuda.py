@@ -4,16 +4,18 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL, read_rows, untimed
+from support.small_runs import SMALL, read_rows, untimed
 
-from harness import run as run_module
-from harness.compose import compose_config
-from harness.data import Loader, load_dataset
-from harness.devices import set_up
-from harness.models import build_model
-from harness.optim import build_optimizer
-from harness.run import Request, run
-from harness.steps import build_step
+from harness.app.compose import compose_config
+from harness.data.dataset import load_dataset
+from harness.data.loader import Loader
+from harness.models.build import build_model
+from harness.runs import run as run_module
+from harness.runs.request import Request
+from harness.runs.run import run
+from harness.training.devices import set_up
+from harness.training.optim import build_optimizer
+from harness.training.steps import build_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from harness.benchmarks.ratios import Spread
-from harness.plots import DASHES, GROUP_COLOURS, MARK, margins, save
+from harness.views.style import DASHES, GROUP_COLOURS, MARK, margins, save
 
 _OWN, _OTHER = GROUP_COLOURS[0], GROUP_COLOURS[5]
 

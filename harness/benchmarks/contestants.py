@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, without_fused
-from harness.engine import Step, train_epoch
-from harness.memory import keep_freed_memory
-from harness.optim import build_optimizer
-from harness.schedule import build_scheduler
-from harness.steps import build_step
-from harness.storage import usable_cores
+from harness.machine import keep_freed_memory, usable_cores
+from harness.training.loop import Step, train_epoch
+from harness.training.optim import build_optimizer
+from harness.training.schedule import build_scheduler
+from harness.training.steps import build_step
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -53,7 +52,7 @@ def contestants() -> dict[str, Contestant]:
 
 
 def _harness(work: Work) -> Result:
-    """The training loop of train.py, on the same parts and in the same order as `harness.run` builds them."""
+    """The training loop of train.py, on the same parts and in the same order as `harness.runs.run` builds them."""
     step, scheduler = _own_step(work)
     loader = work.loader()
 

@@ -1,9 +1,9 @@
 """What each feature costs: whole epochs of real runs with it over those of runs without it.
 
-A run is `harness.run` in a process of its own, with everything as train.py has it by default but for the one change
-measured. Timed is from the start of epoch 1 to the start of the last epoch, so that evaluation, files and display
-between epochs are in, start-up and compilation are not. Ratios are taken round by round. Costs that do not depend on
-the length of an epoch are better read in milliseconds an epoch, which stand beside them.
+A run is `harness.runs.run` in a process of its own, with everything as train.py has it by default but for the one
+change measured. Timed is from the start of epoch 1 to the start of the last epoch, so that evaluation, files and
+display between epochs are in, start-up and compilation are not. Ratios are taken round by round. Costs that do not
+depend on the length of an epoch are better read in milliseconds an epoch, which stand beside them.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import rich
 import torch
 from rich.table import Table
 
-import harness.engine
+import harness.training.loop
+from harness.app.compose import compose_config
 from harness.benchmarks.charts import plot_bars
 from harness.benchmarks.processes import MeasurementError, measured, parse, parser, record, turns, wide_console
 from harness.benchmarks.ratios import Spread, ratios
-from harness.compose import compose_config
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_json
-from harness.identity import plain
-from harness.run import run
-from harness.stages import open_store
-from harness.state import Checkpoints
-from harness.tracking import Tracker
-from harness.training import Request
-from harness.walk import Sharing
+from harness.runs.checkpoints import Checkpoints
+from harness.runs.request import Request
+from harness.runs.run import run
+from harness.runs.tracking import Tracker
+from harness.stages.identity import plain
+from harness.stages.store import open_store
+from harness.stages.walk import Sharing
 
 BASE = "as by default"
 # An epoch of some tenths of a second on one core; the twelfth epoch ends the time, the store saves after the tenth.
@@ -77,7 +77,7 @@ CHANGES: dict[str, Change] = {
         adds=False, replaced=lambda: patch.object(Checkpoints, "is_due", return_value=False)
     ),
     "stage store, every 10 epochs": Change(adds=False, has_store=False),
-    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.run.keep_freed_memory")),
+    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.runs.run.keep_freed_memory")),
     "progress bar": Change(adds=True, replaced=_bar),
     "compile=true": Change(adds=True, overrides=("compile=true",)),
     "cuda_graphs=true": Change(adds=True, overrides=("cuda_graphs=true",)),
@@ -147,7 +147,7 @@ def _options(arguments: Sequence[str]) -> Namespace:
 
 def _measure(config: Config, scheduler: str, change: Change) -> Timing:
     starts: list[float] = []
-    original = harness.engine.train_epoch
+    original = harness.training.loop.train_epoch
 
     def noting_the_time(*arguments: Any, **named: Any) -> Any:
         starts.append(time.perf_counter())
@@ -157,7 +157,7 @@ def _measure(config: Config, scheduler: str, change: Change) -> Timing:
         folder, stages = Path(scratch), config.stages
         store = open_store(folder / "stages", stages.limit_gb, stages.memory_mb) if change.has_store else None
         sharing = Sharing(store, False, stages.every, ()) if store else None
-        stack.enter_context(patch("harness.run.train_epoch", noting_the_time))
+        stack.enter_context(patch("harness.runs.run.train_epoch", noting_the_time))
         stack.enter_context(change.replaced())
         summary = run(Request(config, scheduler, folder / "run", resume=False, sharing=sharing))
         recorded = json.loads((folder / "run" / "run.json").read_text())

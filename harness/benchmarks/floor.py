@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.benchmarks.work import Work
-from harness.devices import Compute
-from harness.optim import build_optimizer
+from harness.training.devices import Compute
+from harness.training.optim import build_optimizer
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS = 5

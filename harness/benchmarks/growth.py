@@ -16,12 +16,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.app.compose import compose_config
 from harness.benchmarks.charts import plot_lines
 from harness.benchmarks.contestants import BARE, HARNESS, contestants
 from harness.benchmarks.processes import MeasurementError, measured, parse, parser, record, turns, wide_console
 from harness.benchmarks.ratios import Spread, ratios
 from harness.benchmarks.work import Result, prepare
-from harness.compose import compose_config
 from harness.errors import UserError
 from harness.files import write_json
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.benchmarks.work import WARM_UP_STEPS, Clock, Result, Trained, Work, without_fused
-from harness.data import Loader
-from harness.optim import build_optimizer
-from harness.schedule import build_scheduler
+from harness.data.loader import Loader
+from harness.training.optim import build_optimizer
+from harness.training.schedule import build_scheduler
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

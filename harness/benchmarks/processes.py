@@ -15,8 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.errors import UserError
-from harness.identity import cpu_name, versions
-from harness.storage import usable_cores
+from harness.machine import cpu_name, usable_cores, versions
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SCRIPT = ROOT / "scripts" / "benchmark.py"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.app.compose import compose_config
 from harness.benchmarks.floor import machine_rates
 from harness.benchmarks.processes import parse, parser, record
 from harness.benchmarks.ratios import Spread
-from harness.compose import compose_config
-from harness.devices import set_up
 from harness.files import write_json
+from harness.training.devices import set_up
 
 
 def main(arguments: Sequence[str]) -> None:

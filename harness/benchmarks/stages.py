@@ -22,13 +22,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.compose import compose_config
-from harness.devices import set_up
+from harness.app.compose import compose_config
+from harness.app.sweep_plan import TREE
 from harness.errors import UserError
 from harness.files import write_json
-from harness.identity import cpu_name, versions
-from harness.state import digest, load_state, save_state
-from harness.sweep_plan import TREE
+from harness.machine import cpu_name, versions
+from harness.training.devices import set_up
+from harness.training.state import digest, load_state, save_state
 
 _TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"
 # An epoch of about a third of a second on one core, so that training, not starting, is what is timed.

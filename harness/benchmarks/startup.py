@@ -24,16 +24,17 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from harness.app.compose import compose_config
 from harness.benchmarks.contestants import contestants
 from harness.benchmarks.processes import ROOT, MeasurementError, measured, parse, parser, record, turns, wide_console
 from harness.benchmarks.ratios import Spread
-from harness.compose import compose_config
-from harness.data import Loader, load_dataset
-from harness.devices import set_up
-from harness.engine import evaluate
+from harness.data.dataset import load_dataset
+from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.files import write_json
-from harness.models import build_model
+from harness.models.build import build_model
+from harness.training.devices import set_up
+from harness.training.loop import evaluate
 
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
 _PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
@@ -154,7 +155,7 @@ def _imports(overrides: Sequence[str]) -> dict[str, float]:
 
 
 def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
-    """Images a second in `harness.engine.evaluate`, on the validation images over and over for a second."""
+    """Images a second in `harness.training.loop.evaluate`, on the validation images over and over for a second."""
     config, _ = compose_config(overrides)
     compute, dataset = set_up(config), load_dataset(config.data)
     model = build_model(config.model, dataset.shape, len(dataset.classes), [config.batch_size])

@@ -20,7 +20,7 @@ from torchvision import transforms
 
 from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work
 from harness.errors import UserError
-from harness.schedule import build_scheduler
+from harness.training.schedule import build_scheduler
 
 _LOG_INTERVAL = 50
 

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.app.compose import compose_config
 from harness.benchmarks import floor
 from harness.benchmarks.charts import plot_bars
 from harness.benchmarks.contestants import BARE, HARNESS, contestants
@@ -28,11 +29,10 @@ from harness.benchmarks.floor import Floor
 from harness.benchmarks.processes import MeasurementError, measured, parse, parser, record, turns, wide_console
 from harness.benchmarks.ratios import Spread, ratios, wrong_work
 from harness.benchmarks.work import Result, open_work, prepare
-from harness.compose import compose_config
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_json
-from harness.identity import plain
+from harness.stages.identity import plain
 
 _FLOOR = "floor"
 

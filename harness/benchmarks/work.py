@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import Config
-from harness.data import Dataset, Loader, load_dataset
-from harness.devices import Compute, set_up
+from harness.data.dataset import Dataset, load_dataset
+from harness.data.images import Split
+from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.models import build_model
+from harness.machine import usable_cores
+from harness.models.build import build_model
 from harness.seeding import seed_global
-from harness.splits import Split
-from harness.storage import usable_cores
+from harness.training.devices import Compute, set_up
 
 # Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
 WARM_UP_STEPS = 10

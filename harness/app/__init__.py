@@ -1,0 +1,1 @@
+"""Hydra: the command line, composition, multiruns. Nothing below knows it."""

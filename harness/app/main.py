@@ -1,0 +1,133 @@
+"""Between Hydra and the typed world: compose and check a configuration, run it, and say what went wrong."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.app.arguments import with_excluded_keys, with_resumed_overrides
+from harness.app.callbacks import report_on_sweep, with_unfinished_folder
+from harness.app.compose import message, typed_config
+from harness.app.sweep_plan import boundaries_to_save
+from harness.config import Config
+from harness.errors import UserError
+from harness.files import write_text
+from harness.record import METRICS_FILE, OVERRIDES, SUMMARY_FILE
+
+if TYPE_CHECKING:
+    from harness.stages.walk import Sharing
+
+log = logging.getLogger(__name__)
+
+
+def run_job(composed: DictConfig) -> None:
+    """What Hydra calls for each job: one run in the job's output folder.
+
+    Failures go to the job's log and summary.json before Hydra hears of them.
+    """
+    from harness.runs.folder import record_failure
+    from harness.runs.request import Request
+    from harness.runs.run import run
+
+    _spare_the_collector()
+    hydra = HydraConfig.get()
+    folder = _relative(Path(hydra.runtime.output_dir))
+    name = hydra.runtime.choices.scheduler
+    try:
+        config = typed_config(composed)
+        is_sweep = hydra.mode == RunMode.MULTIRUN
+        _check_mode(config, is_sweep)
+        setting = config.resume or ("auto" if is_sweep else None)
+        holds_run = (folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()
+        resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run)
+        # Not the present one where hydra.job.chdir is set.
+        start = Path(hydra.runtime.cwd)
+        save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
+        sharing = None if setting == "never" else _sharing(config, setting is not None, save_at, start)
+        command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
+        run(Request(config, name, folder, resume, command, sharing))
+        if resume and not is_sweep:
+            _record_overrides(folder, composed, hydra.overrides.task)
+    except Exception as error:
+        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+        record_failure(folder, error, {"scheduler": name, "seed": composed.get("seed")})
+        if hydra.mode == RunMode.RUN:
+            sys.exit(2 if isinstance(error, UserError) else 1)
+        # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+@cache
+def _spare_the_collector() -> None:
+    """Once a process: what the imports made stays, so that no garbage collection has to walk over it again.
+
+    Without it a run walks over all of torch while it draws.
+    """
+    gc.freeze()
+
+
+def _check_mode(config: Config, is_sweep: bool) -> None:
+    if is_sweep and config.resume not in (None, "auto", "never"):
+        raise UserError(f"resume={config.resume}: continues one run, not a multirun; must be auto or never with -m")
+    if config.plan_only:
+        raise UserError("plan_only=true: draws the tree of a multirun; needs -m (scripts/preview.py shows one run)")
+
+
+def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path) -> Sharing:
+    from harness.stages.store import open_store
+    from harness.stages.walk import Sharing, stored_in
+
+    if takes and not config.deterministic:
+        log.info(
+            "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
+        )
+    stages = config.stages
+    folder = stored_in(stages.dir)
+    store = open_store(None if folder is None else _relative(start / folder), stages.limit_gb, stages.memory_mb)
+    return Sharing(store, takes, stages.every, save_at)
+
+
+def main(entry: Callable[[], Any]) -> None:
+    """Run a Hydra entry point; a user's mistake becomes a message on stderr and exit status 2."""
+    # Hydra then raises what went wrong, in place of printing it and exiting with 1.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        typed = sys.argv[1:]
+        sys.argv[1:] = with_excluded_keys(with_resumed_overrides(with_unfinished_folder(typed)))
+        completed = False
+        try:
+            entry()
+            completed = True
+        finally:
+            report_on_sweep(completed)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {message(error, sys.argv[1:])}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _relative(folder: Path) -> Path:
+    """The folder as seen from here, where it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _record_overrides(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Bring Hydra's record up to date, so that the next resume begins with these overrides."""
+    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed))

@@ -1,0 +1,150 @@
+"""The stage tree of a Hydra multirun, made in the parent process before any job is launched, and read by the jobs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+
+from harness.app.compose import override_key, run_name, typed_config
+from harness.app.sweep_folder import open_folder
+from harness.config import Config
+from harness.errors import UserError
+from harness.files import write_json
+
+if TYPE_CHECKING:
+    from harness.stages.tree import StageTree
+
+log = logging.getLogger(__name__)
+
+TREE = "tree.json"
+
+
+@contextmanager
+def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[None]:
+    """Plan the multirun that `config` is about to start in `folder`; while entered, the store keeps what it needs.
+
+    With `plan_only` the tree is drawn and the program ends.
+
+    Raises:
+        UserError: when the folder belongs to another sweep or cannot be written.
+    """
+    jobs, tree = _planned(_jobs(config))
+    if jobs and jobs[0].config.plan_only:
+        import rich
+
+        rich.print(tree.drawn())
+        raise SystemExit(0)
+    with ExitStack() as held:
+        held.enter_context(open_folder(folder, typed))
+        if jobs and jobs[0].config.resume != "never":
+            _share(jobs, tree, folder, held)
+        yield
+
+
+def boundaries_to_save(folder: Path, overrides: Sequence[str]) -> tuple[int, ...]:
+    """The epochs before which the job with these overrides leaves its state, by the plan in the sweep's folder."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for run in json.loads((folder / TREE).read_text())["runs"]:
+            if run["overrides"] == list(overrides):
+                return tuple(run["save_at"])
+    return ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    overrides: tuple[str, ...]
+    config: Config
+    schedule: str
+
+
+def _jobs(config: DictConfig) -> list[_Job]:
+    """The jobs of Hydra's own sweeper, in its order, without those that will be refused.
+
+    Of other sweepers, which choose a job by the results of those before, nothing can be known: their runs share
+    what they happen to have in common.
+    """
+    if not str(config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
+        return []
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    loader = GlobalHydra.instance().config_loader()
+    params = config.hydra.sweeper.get("params") or {}
+    arguments = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    found = []
+    try:
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+        for batch in BasicSweeper.split_arguments(overrides, None):
+            for job in batch:
+                composed = loader.load_sweep_config(config, list(job))
+                with suppress(UserError):
+                    found.append(_job(composed))
+    except HydraException:
+        return []  # Hydra will say what is wrong when it comes there itself
+    return found
+
+
+def _job(composed: DictConfig) -> _Job:
+    overrides = tuple(composed.hydra.overrides.task)
+    schedule = str(composed.hydra.runtime.choices.scheduler)
+    with open_dict(composed):
+        del composed["hydra"]
+    return _Job(overrides, typed_config(composed), schedule)
+
+
+def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
+    """The jobs whose schedule can be planned, and their tree, in the same order."""
+    # They import torch, which a command line that is only checked need not wait for.
+    from harness.stages.identity import planned
+    from harness.stages.tree import PlannedRun, StageTree
+    from harness.training.optim import preview_optimizer
+    from harness.training.schedule import make_plan
+
+    swept = _swept(jobs)
+    kept, runs = [], []
+    for job in jobs:
+        shown = [o for o in job.overrides if override_key(o) in swept]
+        name = run_name("__".join([f"scheduler={job.schedule}", *shown]))
+        with suppress(UserError):
+            plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
+            runs.append(PlannedRun(name, planned(job.config), plan))
+            kept.append(job)
+    return kept, StageTree(tuple(runs))
+
+
+def _swept(jobs: Sequence[_Job]) -> set[str]:
+    """The keys that tell jobs apart in a drawing: those that differ, but for the schedule's name and the seed."""
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for override in job.overrides:
+            values.setdefault(override_key(override), set()).add(override)
+    return {key for key, found in values.items() if len(found) > 1} - {"scheduler", "seed"}
+
+
+def _share(jobs: Sequence[_Job], tree: StageTree, folder: Path, held: ExitStack) -> None:
+    """Write the plan for the jobs, and have the store keep what they need."""
+    from harness.stages.store import open_store
+    from harness.stages.tree import saving_text
+    from harness.stages.walk import stored_in
+
+    record: dict[str, Any] = {
+        "epochs_alone": tree.epochs_alone,
+        "epochs_shared": tree.epochs_shared,
+        "runs": [{"overrides": job.overrides, "save_at": tree.save_at(n)} for n, job in enumerate(jobs)],
+    }
+    write_json(folder / TREE, record)
+    log.info(
+        "stage tree: %d runs of %d epochs in all, %d to train (%s)",
+        len(jobs), tree.epochs_alone, tree.epochs_shared, saving_text(tree.epochs_alone, tree.epochs_shared),
+    )  # fmt: skip
+    stages = jobs[0].config.stages
+    held.enter_context(open_store(stored_in(stages.dir), stages.limit_gb, stages.memory_mb).sweep(tree.branch_keys))

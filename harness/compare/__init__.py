@@ -1,0 +1,1 @@
+"""Run folders to numbers: what is read are files, and nothing here needs torch."""

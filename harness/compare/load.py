@@ -1,0 +1,334 @@
+"""Run folders, read from disk: what is sound becomes a `Run`, what is not becomes a line of `problems`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.record import RUN_FILES, STATUSES, Epoch
+
+_AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `status` is completed, failed, interrupted, unfinished or damaged.
+
+    `reason` says why the run is left out of the statistics and is empty for a run that counts; such a run has
+    a schedule, a seed, an identity and a last epoch with a validation accuracy. `finished` is the time of its
+    newest file (seconds since 1970). `best_epoch` is 0-based.
+    """
+
+    folder: Path
+    name: str
+    scheduler: str
+    target: str
+    arguments: Mapping[str, Any]
+    seed: int | None
+    epochs: int | None
+    identity: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    status: str
+    reason: str
+    log: tuple[Epoch, ...]
+    best_val_accuracy: float | None
+    best_epoch: int | None
+    test_accuracy: float | None
+    test_loss: float | None
+    seconds: float | None
+    epochs_trained: int | None
+    epochs_reused: int | None
+    weights: str | None
+    finished: float
+
+    @property
+    def final(self) -> Epoch | None:
+        """The last planned epoch, None if its line is missing."""
+        last = self.log[-1] if self.log else None
+        return last if last is not None and last.epoch + 1 == self.epochs else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the run enters the statistics."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs found, in the order of their names, and a line for each thing in their files that is not
+    sound.
+    """
+
+    runs: tuple[Run, ...]
+    problems: tuple[str, ...]
+
+
+def load_runs(folders: Sequence[Path]) -> Runs:
+    """Read every run folder among and below `folders`.
+
+    A run folder holds run.json, summary.json or metrics.jsonl. Links are followed, each folder is read once.
+    Raises `UserError` if a folder does not exist or if there is no run in any of them.
+    """
+    found: list[Path] = []
+    problems: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; give a run folder or one that holds run folders")
+        below = _run_folders(folder.resolve(), seen, problems)
+        found.extend(below)
+    if not found:
+        names = ", ".join(str(folder) for folder in folders) or "nothing"
+        raise UserError(f"no runs in {names}: a run folder holds {', '.join(RUN_FILES[:2])} or {RUN_FILES[2]}")
+    common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    runs = [_read_run(path, _name(path, common), problems) for path in sorted(found)]
+    return Runs(tuple(runs), tuple(problems))
+
+
+def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> list[Path]:
+    found = []
+    walk = os.walk(top, followlinks=True, onerror=lambda error: problems.append(f"not readable: {error}"))
+    for folder, subfolders, files in walk:
+        stat = Path(folder).stat()
+        if (stat.st_dev, stat.st_ino) in seen:  # reached before, over a link or by an earlier argument
+            subfolders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        if any(name in files for name in RUN_FILES):
+            found.append(Path(folder))
+        elif (Path(folder) / ".hydra" / "overrides.yaml").is_file():
+            problems.append(f"{Path(folder).name}: a job started here but left no run.json, so it is not listed")
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    return found
+
+
+def _name(path: Path, common: Path) -> str:
+    inside = path.is_relative_to(common) and path != common
+    return _printable(path.relative_to(common).as_posix() if inside else path.name)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if isfinite(value) else None
+    except OverflowError:  # an integer too large for a float
+        return None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str:
+    return _printable(value) if isinstance(value, str) else ""
+
+
+def _printable(text: str) -> str:
+    """Text without signs that would break a line or steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, None for anything else."""
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_object(path: Path, name: str, problems: list[str]) -> dict[str, Any] | None:
+    """The JSON object in a file; None if the file is absent, or damaged, which is noted."""
+    try:
+        value = _parse(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problems.append(f"{name}: {path.name} cannot be read ({error.strerror})")
+        return None
+    if value is None:
+        problems.append(f"{name}: {path.name} is damaged (not a JSON object)")
+    return value
+
+
+def _epoch(line: bytes) -> Epoch | None:
+    """One line of metrics.jsonl, None if it is damaged."""
+    value = _parse(line)
+    if value is None:
+        return None
+    epoch = _integer(value.get("epoch"))
+    rates = {group: _number(rate) for group, rate in _mapping(value.get("lr")).items()}
+    lr = {group: rate for group, rate in rates.items() if rate is not None}
+    if epoch is None or epoch < 0 or not lr or len(lr) < len(rates):
+        return None
+    accuracies = [_number(value.get("train_accuracy")), _number(value.get("val_accuracy"))]
+    if any(accuracy is not None and not 0 <= accuracy <= 1 for accuracy in accuracies):
+        return None
+    return Epoch(
+        epoch=epoch,
+        lr=lr,
+        train_loss=_number(value.get("train_loss")),
+        train_accuracy=accuracies[0],
+        val_loss=_number(value.get("val_loss")),
+        val_accuracy=accuracies[1],
+        images_per_second=_number(value.get("images_per_second")),
+        seconds=_number(value.get("seconds")),
+        reused=value.get("reused") is True,
+    )
+
+
+def _read_log(path: Path, name: str, problems: list[str]) -> tuple[Epoch, ...]:
+    """The sound lines of metrics.jsonl by epoch; of two lines for one epoch the later counts."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        problems.append(f"{name}: metrics.jsonl cannot be read ({error.strerror})")
+        return ()
+    log: dict[int, Epoch] = {}
+    damaged, repeated = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        epoch = _epoch(line)
+        if epoch is None:
+            damaged.append(str(number))
+            continue
+        if epoch.epoch in log:
+            repeated.append(str(epoch.epoch))
+        log[epoch.epoch] = epoch
+    if damaged:
+        problems.append(f"{name}: metrics.jsonl is damaged in line {_some(damaged)}; the other lines are used")
+    if repeated:
+        problems.append(f"{name}: metrics.jsonl holds epoch {_some(repeated)} again; the later line is used")
+    return tuple(log[epoch] for epoch in sorted(log))
+
+
+def _some(items: list[str]) -> str:
+    rest = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(items[:5]) + rest
+
+
+def _overrides(folder: Path) -> tuple[str, ...]:
+    """The overrides that Hydra noted for this job; none where the file is absent or unreadable."""
+    import yaml
+
+    try:
+        value = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_bytes())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return ()
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
+    started = _read_object(folder / "run.json", name, problems)
+    summary = _read_object(folder / "summary.json", name, problems)
+    log = _read_log(folder / "metrics.jsonl", name, problems)
+    facts, result = started or {}, summary or {}
+    epochs = _integer(facts.get("epochs", result.get("epochs")))
+    seed = _integer(facts.get("seed", result.get("seed")))
+    log = tuple(epoch for epoch in log if epochs is None or epoch.epoch < epochs)
+    status = _status(folder, summary)
+    accuracy, best_epoch = _best(log, epochs, result)
+    run = Run(
+        folder=folder.resolve(),
+        name=name,
+        scheduler=_text(facts.get("scheduler") or result.get("scheduler")),
+        target=_text(facts.get("scheduler_target")),
+        arguments=_mapping(facts.get("scheduler_arguments")),
+        seed=seed,
+        epochs=epochs,
+        identity=_mapping(facts.get("identity")),
+        overrides=_overrides(folder),
+        status=status,
+        reason=_reason(status, facts, result, log, seed, epochs),
+        log=log,
+        best_val_accuracy=accuracy,
+        best_epoch=best_epoch,
+        test_accuracy=_number(result.get("test_accuracy")),
+        test_loss=_number(result.get("test_loss")),
+        seconds=_number(result.get("seconds")),
+        epochs_trained=_integer(result.get("epochs_trained")),
+        epochs_reused=_integer(result.get("epochs_reused")),
+        weights=_text(result.get("weights_sha256")) or None,
+        finished=_newest(folder),
+    )
+    problems.extend(_disagreements(run, _number(result.get("final_val_accuracy"))))
+    return run
+
+
+def _newest(folder: Path) -> float:
+    files = (folder / name for name in RUN_FILES)
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
+    if summary is None:
+        return "damaged" if (folder / "summary.json").exists() else "unfinished"
+    return str(summary.get("status")) if summary.get("status") in STATUSES else "damaged"
+
+
+def _best(log: tuple[Epoch, ...], epochs: int | None, summary: Mapping[str, Any]) -> tuple[float | None, int | None]:
+    """The highest validation accuracy and its first epoch; summary.json's word where lines of the log are
+    lost.
+    """
+    known = (_number(summary.get("best_val_accuracy")), _integer(summary.get("best_epoch")))
+    if len(log) != epochs and None not in known:
+        return known
+    scored = [(epoch.val_accuracy, epoch.epoch) for epoch in log if epoch.val_accuracy is not None]
+    return max(scored, key=lambda pair: (pair[0], -pair[1]), default=(None, None))
+
+
+def _reason(
+    status: str,
+    facts: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    log: tuple[Epoch, ...],
+    seed: int | None,
+    epochs: int | None,
+) -> str:
+    """Why a run is left out of the statistics, empty if it is not."""
+    if status == "failed":
+        return _text(" ".join(str(summary.get("error") or "").split())) or "failed without an error text"
+    if status in ("interrupted", "unfinished"):
+        done = f"{len(log)} of {epochs} epochs" if epochs is not None else f"{len(log)} epochs"
+        return f"{status} after {done}"
+    if status == "damaged":
+        return "summary.json is damaged"
+    if not facts:
+        return "no sound run.json, so its settings are unknown"
+    named = _text(facts.get("scheduler")) and _mapping(facts.get("identity"))
+    if seed is None or epochs is None or not named:
+        return "run.json lacks the schedule, seed, epochs or identity"
+    if not log or log[-1].epoch + 1 != epochs or log[-1].val_accuracy is None:
+        return "metrics.jsonl lacks the last epoch's validation accuracy"
+    return ""
+
+
+def _disagreements(run: Run, final_in_summary: float | None) -> list[str]:
+    """What a completed run's files say that a reader must know about its numbers."""
+    if not run.counts or run.final is None or run.final.val_accuracy is None:
+        return []
+    lines = []
+    if final_in_summary is not None and abs(final_in_summary - run.final.val_accuracy) > _AGREEMENT:
+        lines.append(
+            f"{run.name}: the final validation accuracy is {final_in_summary:.6f} in summary.json but "
+            f"{run.final.val_accuracy:.6f} in metrics.jsonl; the latter is used"
+        )
+    if run.final.val_loss is None:
+        lines.append(
+            f"{run.name}: the last epoch has no finite validation loss; the run counts for accuracy, not for loss"
+        )
+    return lines

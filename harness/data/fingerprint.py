@@ -1,0 +1,143 @@
+"""What is computed from all images of a data set before training: its fingerprint and its normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.data.feeds import read_ahead
+from harness.data.images import ImageFiles, Split, pixels_last
+from harness.errors import UserError
+from harness.files import code_digest, write_json
+
+# Up to 257 squares of a byte add up in float32 without rounding, in whatever order they are added.
+_CHUNK_IMAGES = 256
+_CHUNK_BYTES = 16_000_000
+
+# File systems count time in steps, the coarsest of 2 seconds.
+_SETTLED_NS = 3_000_000_000
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The SHA-256 over all parts; mean and standard deviation of training pixels (0 to 255) by channel."""
+
+    fingerprint: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def examine(train: Split, val: Split, test: Split) -> Findings:
+    """Go through all images once. The findings are the same wherever the images lie.
+
+    For images that stay in their files this means to decode all of them, so what was found is remembered for the next
+    process, under `$XDG_CACHE_HOME` (`~/.cache`).
+
+    Raises:
+        UserError: naming a file that is gone, changed or damaged.
+    """
+    remembered = _Remembered.of(train, val, test)
+    if remembered is not None and (findings := remembered.read()) is not None:
+        return findings
+    digest, sums = hashlib.sha256(), _PixelSums()
+    for part in (train, val, test):
+        digest.update(repr((len(part), *part.images.shape[1:])).encode())
+        with closing(_chunks(part)) as chunks:
+            for chunk in chunks:
+                digest.update(chunk.numpy().data)
+                if part is train:
+                    sums.add(chunk)
+        digest.update(part.labels.contiguous().numpy().data)
+    findings = Findings(digest.hexdigest(), *sums.mean_and_std())
+    if remembered is not None:
+        remembered.write(findings)
+    return findings
+
+
+def _chunks(part: Split) -> Generator[Tensor]:
+    images = part.images
+    _, channels, height, width = images.shape
+    size = min(_CHUNK_IMAGES, max(1, _CHUNK_BYTES // (channels * height * width)))
+    if not isinstance(images, ImageFiles):
+        yield from pixels_last(images).split(size)
+        return
+    with closing(read_ahead(images, torch.arange(len(part)).split(size), size, pinned=False)) as buffers:
+        for buffer in buffers:
+            yield buffer.images
+
+
+class _PixelSums:
+    """Exact sums of pixels and of their squares, for each place of an image."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._sum: Tensor | int = 0
+        self._squares: Tensor | int = 0
+
+    def add(self, images: Tensor) -> None:
+        """Count in (at most 256, height, width, channels) uint8."""
+        floats = images.float()
+        self._images += len(images)
+        self._sum = floats.sum(0).long() + self._sum
+        self._squares = floats.square_().sum(0).long() + self._squares
+
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """By channel, in whole numbers up to one division, so that they do not depend on any order of summing."""
+        assert isinstance(self._sum, Tensor)
+        assert isinstance(self._squares, Tensor)
+        height, width, _ = self._sum.shape
+        count = self._images * height * width
+        sums, squares = (total.sum((0, 1)).tolist() for total in (self._sum, self._squares))
+        mean = tuple(s / count for s in sums)
+        # Images that are all of one colour would be divided by zero.
+        std = tuple(max(1e-3, math.sqrt((count * q - s * s) / count**2)) for s, q in zip(sums, squares, strict=True))
+        return mean, std
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A file for what was found in image files, named by all that it follows from."""
+
+    path: Path
+
+    @staticmethod
+    def of(*parts: Split) -> _Remembered | None:
+        """None for images that are in memory, and for files so new that they could change unseen by their times."""
+        oldest_unseen = time.time_ns() - _SETTLED_NS
+        if not all(isinstance(part.images, ImageFiles) and part.images.newest < oldest_unseen for part in parts):
+            return None
+        from PIL import __version__, features
+
+        key = hashlib.sha256(repr((code_digest("data"), __version__, features.version("libjpeg_turbo"))).encode())
+        for part in parts:
+            assert isinstance(part.images, ImageFiles)
+            key.update(repr((part.images.stamp, part.images.shape)).encode())
+            key.update(part.labels.contiguous().numpy().data)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return _Remembered(cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json")
+
+    def read(self) -> Findings | None:
+        try:
+            content = json.loads(self.path.read_text())
+            return Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, findings: Findings) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, asdict(findings))
+        except (OSError, UserError) as error:
+            log.info("what was found in the images is not remembered: %s", error)

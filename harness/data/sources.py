@@ -1,0 +1,248 @@
+"""Where images come from: scikit-learn, torchvision, folders of files, or arithmetic."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.config import DataConfig, DigitsData, ImageFolderData, SyntheticData, TorchvisionData
+from harness.data.images import ImageFiles, Split, class_folders, pixels_last, stratified
+from harness.data.storage import require_memory
+from harness.errors import UserError
+from harness.machine import usable_cores
+from harness.seeding import generator
+
+# Where Debian's package dataset-fashion-mnist puts the four files.
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+# torchvision's names of the classes, here since importing torchvision takes longer than reading the files.
+_IDX_CLASSES = {
+    "fashion_mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "mnist": (
+        "0 - zero", "1 - one", "2 - two", "3 - three", "4 - four", "5 - five", "6 - six", "7 - seven", "8 - eight",
+        "9 - nine",
+    ),
+}  # fmt: skip
+_TORCHVISION_CLASS = {
+    "fashion_mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+_CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Training images, from which validation is yet to be held out, and test images."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source that is yet to be read; `stamp` tells by place, size and time which files it will be read from."""
+
+    stamp: tuple[object, ...]
+    read: Callable[[], Source]
+
+
+def find(config: DataConfig) -> Found:
+    """Look for the files of the configured data.
+
+    Raises:
+        UserError: naming the folder or file that is missing, empty or unreadable. Its `read` raises the same, and for
+            files that can be neither found nor downloaded, in two lines, the folders searched and what to do.
+    """
+    if isinstance(config, DigitsData):
+        return Found((), _digits)
+    if isinstance(config, SyntheticData):
+        return Found((), partial(_synthetic, config))
+    if isinstance(config, ImageFolderData):
+        source = _image_folder(config)
+        return Found(
+            tuple(f.stamp for f in (source.train.images, source.test.images) if isinstance(f, ImageFiles)),
+            lambda: source,
+        )
+    if config.name in _IDX_CLASSES:
+        for folder in _idx_folders(config):
+            files = [_idx_file(folder, stem) for stem in _IDX_STEMS]
+            if all(files):
+                return Found(_stamp(filter(None, files)), partial(_idx_source, folder, _IDX_CLASSES[config.name]))
+        return Found((), partial(_torchvision_set, config))
+    return Found(_stamp((Path(config.root) / _CIFAR_FOLDER[config.name]).glob("*")), partial(_torchvision_set, config))
+
+
+def _stamp(files: Iterable[Path]) -> tuple[object, ...]:
+    status = ((str(file.absolute()), file.stat()) for file in files)
+    return tuple(sorted((name, s.st_size, s.st_mtime_ns) for name, s in status))
+
+
+def _digits() -> Source:
+    """The UCI digits: 1,797 images of 8x8, a fixed stratified fifth of them for test."""
+    table = _digits_table()
+    # Pixels are whole numbers from 0 to 16.
+    images = torch.from_numpy((table[:, :64] * 15.9375).astype(np.uint8)).view(-1, 1, 8, 8)
+    everything = Split(images, torch.from_numpy(table[:, 64]).long())
+    is_test = stratified(everything.labels, round(len(everything) / 5), generator(0, "digits test split"))
+    return Source(everything.take(~is_test), everything.take(is_test), tuple(map(str, range(10))))
+
+
+def _digits_table() -> np.ndarray:
+    """(1797, 65) float64: pixels and class of each image.
+
+    Read from scikit-learn's file itself, since importing scikit-learn takes longer than training on it.
+    """
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        try:
+            table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        except (OSError, ValueError):
+            break
+        if table.shape == (1797, 65):
+            return table
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
+
+
+def _torchvision_set(config: TorchvisionData) -> Source:
+    """A torchvision data set from files that are there, else downloaded into `config.root`."""
+    from torchvision import datasets
+
+    cls = getattr(datasets, _TORCHVISION_CLASS[config.name])
+    candidates = _idx_folders(config) if config.name in _IDX_CLASSES else [Path(config.root)]
+    try:
+        parts = [cls(config.root, train=train, download=False) for train in (True, False)]
+    except RuntimeError:
+        parts = _download(config, cls, candidates)
+    except Exception as error:  # unpickling damaged files raises nearly anything
+        raise UserError(f"data.root={config.root}: the files of {config.name} are damaged ({error})") from None
+    train, test = (Split(_images(part.data), torch.as_tensor(part.targets)) for part in parts)
+    return Source(train, test, tuple(parts[0].classes))
+
+
+def _idx_folders(config: TorchvisionData) -> list[Path]:
+    root = Path(config.root)
+    debian = [DEBIAN_FASHION_MNIST] if config.name == "fashion_mnist" else []
+    return [root / _TORCHVISION_CLASS[config.name] / "raw", root, *debian]
+
+
+def _download(config: TorchvisionData, cls: type, candidates: list[Path]) -> list[torch.utils.data.Dataset[object]]:
+    searched = ", ".join(str(folder.absolute()) for folder in candidates)
+    reason = "data.download=false"
+    if config.download:
+        try:
+            Path(config.root).mkdir(parents=True, exist_ok=True)
+            return [cls(config.root, train=train, download=True) for train in (True, False)]
+        except (OSError, RuntimeError) as error:
+            reason = f"the download failed: {str(error).splitlines()[0]}"
+    debian = " (Fashion-MNIST: apt-get install dataset-fashion-mnist)" if config.name == "fashion_mnist" else ""
+    raise UserError(
+        f"data={config.name}: not found in {searched}; {reason}\n"
+        f"Put the files into one of these folders, name another with data.root=FOLDER{debian}, or use data=digits."
+    )
+
+
+def _images(array: Tensor | np.ndarray) -> Tensor:
+    """(count, height, width[, channels]) to (count, channels, height, width)."""
+    images = torch.as_tensor(array)
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+
+
+_IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _idx_file(folder: Path, stem: str) -> Path | None:
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+
+
+def _idx_source(folder: Path, classes: tuple[str, ...]) -> Source:
+    arrays = []
+    for stem in _IDX_STEMS:
+        path = _idx_file(folder, stem)
+        assert path is not None
+        try:
+            arrays.append(read_idx(path))
+        except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+            raise UserError(f"{path}: damaged, or no IDX file ({error}); fetch it again") from None
+    parts = []
+    for images, labels in (arrays[:2], arrays[2:]):
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or int(labels.max()) >= len(classes):
+            raise UserError(f"{folder}: images and labels do not belong together; fetch the files again")
+        parts.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()))
+    return Source(parts[0], parts[1], classes)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file, plain or gzipped (Y. LeCun's format of MNIST).
+
+    Raises:
+        ValueError: when the header is not that of unsigned bytes or the length is not what it says.
+    """
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    zero, kind, dimensions = struct.unpack_from(">HBB", content)
+    if zero != 0 or kind != 8:
+        raise ValueError("the header is not that of unsigned bytes")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    return values.reshape(shape).copy()
+
+
+def _image_folder(config: ImageFolderData) -> Source:
+    """Every image of `root/train/<class>` and `root/test/<class>`, undecoded."""
+    found = []
+    for name in ("train", "test"):
+        folder = (Path(config.root) / name).absolute()
+        if not folder.is_dir():
+            raise UserError(
+                f"data.root={config.root}: there is no folder {folder}\n"
+                "Put images into train/<class>/ and test/<class>/ under data.root."
+            )
+        found.append(class_folders(folder))
+    classes = [list(part) for part in found]
+    if classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        raise UserError(f"data.root={config.root}: train and test must have the same classes; only in one: {odd}")
+    if len(classes[0]) < 2:
+        raise UserError(f"data.root={config.root}: must have two or more classes, has {classes[0]}")
+    splits = []
+    for part in found:
+        paths = [path for members in part.values() for path in members]
+        labels = torch.arange(len(part)).repeat_interleave(torch.tensor([len(members) for members in part.values()]))
+        files = ImageFiles.find(paths, config.image_size, config.channels, config.workers or usable_cores())
+        splits.append(Split(files, labels))
+    return Source(splits[0], splits[1], tuple(classes[0]))
+
+
+def _synthetic(config: SyntheticData) -> Source:
+    """One random pattern a class, seen through noise: learnable, of any size, the same on every machine."""
+    rng = generator(config.split_seed, "synthetic images")
+    shape = (config.channels, config.image_size, config.image_size)
+    patterns = torch.randint(0, 256, (config.classes, *shape), generator=rng)
+    require_memory(config, (6 * config.images // 5 + config.classes) * math.prod(shape))
+    parts = []
+    for count in (config.images, max(config.images // 5, config.classes)):
+        labels = torch.arange(count) % config.classes
+        images = torch.empty(count, *shape, dtype=torch.uint8)
+        for chosen in torch.arange(count).split(1024):
+            noise = torch.randint(0, 256, (len(chosen), *shape), generator=rng)
+            images[chosen] = ((patterns[labels[chosen]] + 3 * noise) // 4).to(torch.uint8)
+        parts.append(Split(pixels_last(images).permute(0, 3, 1, 2), labels))
+    return Source(parts[0], parts[1], tuple(map(str, range(config.classes))))

@@ -1,0 +1,301 @@
+"""Numbers and sentences of a report: how a value is written, what may be claimed and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.compare.comparison import COMPARED, Comparison, Difference
+from harness.compare.results import Result, values_by_seed
+from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate
+
+NOTHING = "-"  # for a number that does not exist
+EACH = 4  # up to so many alternatives get a sentence for each metric
+SENTENCES = 10  # claims that get a sentence where there are more alternatives
+METRIC_NAMES = {COMPARED[0]: "final validation accuracy", COMPARED[1]: "late validation loss"}
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """`a`, `a and b`, `a, b and c`; beyond `most` items the rest are counted."""
+    shown = list(items[:most])
+    if len(items) > most:
+        shown.append(f"{len(items) - most:,} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
+
+
+def with_half_width(value: Estimate, digits: int, scale: float = 1.0) -> str:
+    """Mean and half width of the interval, `91.20 ± 0.45`, in `scale` times the estimate's unit."""
+    if value.mean is None:
+        return NOTHING
+    mean = f"{value.mean * scale:,.{digits}f}"
+    return mean if value.half_width is None else f"{mean} ± {value.half_width * scale:,.{digits}f}"
+
+
+def percent(value: Estimate) -> str:
+    """An accuracy in percent."""
+    return with_half_width(value, 2, 100.0)
+
+
+def loss(value: Estimate) -> str:
+    """A loss in nats."""
+    return with_half_width(value, 4)
+
+
+def change(value: Estimate, metric: str) -> str:
+    """A signed difference with its interval in brackets: points for accuracy, nats for loss."""
+    if value.mean is None:
+        return NOTHING
+    mean = _signed(value.mean, metric)
+    if value.low is None or value.high is None:
+        return mean
+    return f"{mean} [{_signed(value.low, metric)}, {_signed(value.high, metric)}]"
+
+
+def amount(value: float, metric: str) -> str:
+    """A difference as a bare number: percentage points with two decimals, nats with four."""
+    text = f"{value * 100:.2f}" if "accuracy" in metric else f"{value:.4f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _signed(value: float, metric: str) -> str:
+    text = amount(value, metric)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def p_text(p: float | None) -> str:
+    """A p value with two significant digits."""
+    if p is None:
+        return NOTHING
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:#.2g}" if p < 0.995 else "1.0"
+
+
+def _p_clause(p: float) -> str:
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _unit(metric: str) -> str:
+    return " points" if "accuracy" in metric else ""
+
+
+def difference_sentence(difference: Difference, baseline: str) -> str:
+    """What one difference allows to say, in plain words."""
+    label, metric, pair = difference.label, METRIC_NAMES[difference.metric], difference.paired
+    mean, seeds = pair.estimate.mean, len(pair.seeds)
+    if mean is None:
+        return f"{label} and {baseline} share no seed, so no claim about their {metric} is possible."
+    size = f"{amount(abs(mean), difference.metric)}{_unit(difference.metric)}"
+    if difference.p_holm is None:
+        return (
+            f"{label} {_tendency(mean, size)} {baseline} in {metric} with the one seed that both have "
+            f"({pair.seeds[0]}); no claim is possible from one seed."
+        )
+    if mean == 0.0 and pair.estimate.sd == 0.0:
+        return f"{label} and {baseline} have the same {metric} with each of the {plural(seeds, 'seed')}."
+    evidence = f"Holm-corrected {_p_clause(difference.p_holm)}, {plural(seeds, 'seed')}"
+    interval = _interval(difference, difference.verdict == "undecided")
+    # The bare interval may leave out zero where the correction for many tests does not let it decide.
+    among = "among so many tests " if difference.paired.p is not None and difference.paired.p < ALPHA else ""
+    if difference.verdict == "better":
+        return f"{label} beats {baseline} in {metric} by {size} ({interval}{evidence})."
+    if difference.verdict == "worse":
+        return f"{label} is worse than {baseline} in {metric} by {size} ({interval}{evidence})."
+    return (
+        f"Nothing can be claimed about {label} and {baseline} in {metric}: {label} "
+        f"{_tendency(mean, size)} {baseline}, but {among}that could be chance ({interval}{evidence}). "
+        f"{_more_seeds(difference)}"
+    )
+
+
+def _tendency(mean: float, size: str) -> str:
+    if mean == 0.0:
+        return "is level with"
+    return f"is {size} {'above' if mean > 0 else 'below'}"
+
+
+def _interval(difference: Difference, undecided: bool) -> str:
+    """The interval, turned so that it agrees with the sentence: as a size for a claim, signed where nothing
+    is.
+    """
+    shape = difference.paired.estimate
+    if shape.mean is None or shape.low is None or shape.high is None:
+        return ""
+    if difference.paired.p_t is None:
+        return "the same difference with every seed, so by the permutation test, "
+    ends = (shape.low, shape.high) if undecided or shape.mean > 0 else (-shape.high, -shape.low)
+    low, high = (amount(end, difference.metric) for end in ends)
+    return f"95 % interval {low} to {high}, "
+
+
+def _more_seeds(difference: Difference) -> str:
+    shape, needed = difference.paired.estimate, difference.seeds_needed
+    if shape.sd == 0.0:
+        return "More seeds would have to show whether the difference ever varies."
+    if shape.mean == 0.0:
+        return "As observed, the mean difference is zero."
+    premise = "If the true difference and its spread are those observed,"
+    if needed is None:
+        return f"{premise} more than {MOST_SEEDS:,} seeds would be needed to show it."
+    more = needed - len(difference.paired.seeds)
+    return f"{premise} {plural(needed, 'seed')} in all ({more:,} more) would be needed to show it with 80 % power."
+
+
+def headline(comparison: Comparison) -> str:
+    """Who leads, by how much, and what that is worth."""
+    results = comparison.results
+    if not results:
+        return "No run can be counted, so there is nothing to compare."
+    best = results[0]
+    if len(results) == 1:
+        return f"All counted runs have one schedule, {best.label}: there is nothing to compare."
+    second, pair = results[1], comparison.leader
+    seeds = plural(len(best.variant.runs), "seed")
+    accuracy = f"{percent(best.final_val_accuracy)} % ({seeds})"
+    start = f"{best.label} has the highest mean final validation accuracy, {accuracy}"
+    if best.final_val_accuracy.mean == second.final_val_accuracy.mean:
+        level = [r.label for r in results if r.final_val_accuracy.mean == best.final_val_accuracy.mean]
+        mean = (best.final_val_accuracy.mean or 0.0) * 100
+        return f"{listed(level)} share the highest mean final validation accuracy, {mean:.2f} %."
+    if pair is None or pair.estimate.mean is None:
+        return f"{start}; it shares no seed with the runner-up, {second.label}."
+    size = f"{amount(abs(pair.estimate.mean), COMPARED[0])} points"
+    if pair.estimate.low is None or pair.estimate.high is None:
+        return f"{start}; it shares one seed with the runner-up, {second.label}, so no claim is possible."
+    low, high = (amount(end, COMPARED[0]) for end in (pair.estimate.low, pair.estimate.high))
+    verb = "is ahead of" if pair.estimate.mean >= 0 else "is behind"
+    return (
+        f"{start}. Over {plural(len(pair.seeds), 'shared seed')} it {verb} the runner-up, {second.label}, by "
+        f"{size} (95 % interval {low} to {high}). The pair was picked after seeing the results, so this "
+        "describes and does not test."
+    )
+
+
+def sharing(comparison: Comparison) -> str:
+    """What the stage store saved, or nothing."""
+    trained, reused = comparison.epochs_trained, comparison.epochs_reused
+    if not reused:
+        return ""
+    fewer = f" ({(trained + reused) / trained:.2f} times fewer than each run alone)" if trained else ""
+    return f"Of {trained + reused:,} epochs {trained:,} were trained, {reused:,} taken over from other runs{fewer}."
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """A sentence for every alternative and metric; of many alternatives only for those with a claim."""
+    baseline = comparison.baseline
+    if baseline is None:
+        return []
+    rank = {result.label: place for place, result in enumerate(comparison.results)}
+    ordered = sorted(comparison.differences, key=lambda difference: rank[difference.label])
+    if len(ordered) <= 2 * EACH:
+        return [difference_sentence(difference, baseline) for difference in ordered]
+    claims = [difference for difference in ordered if difference.verdict in ("better", "worse")]
+    sentences = [difference_sentence(difference, baseline) for difference in claims[:SENTENCES]]
+    for metric, name in METRIC_NAMES.items():
+        found = [difference for difference in ordered if difference.metric == metric]
+        sentences.append(_count_sentence(found, name, baseline))
+    return sentences
+
+
+def _count_sentence(found: Sequence[Difference], metric: str, baseline: str) -> str:
+    """How many alternatives have which verdict, and what it would take to decide one more."""
+    verdicts_found = [difference.verdict for difference in found]
+    counts = [f"{verdicts_found.count(verdict):,} {verdict}" for verdict in ("better", "worse", "undecided")]
+    silent = verdicts_found.count("no claim")
+    counts += [f"{silent:,} with too few shared seeds for a claim"] if silent else []
+    sentence = f"Of {len(found):,} alternatives to {baseline}, in {metric}: {', '.join(counts)}."
+    needed = [difference.seeds_needed for difference in found if difference.seeds_needed is not None]
+    if not needed:
+        return sentence
+    return (
+        f"{sentence} To decide the clearest of the undecided with 80 % power, were its observed difference "
+        f"the true one, {plural(min(needed), 'seed')} in all would be needed."
+    )
+
+
+def cautions(comparison: Comparison) -> list[str]:
+    """What limits the claims: one schedule under two names, diverged runs, one seed, unpaired seeds, a permutation
+    test that is too coarse or disagrees.
+    """
+    lines = [
+        f"{listed(labels)} have the same learning rate in every epoch: they are one schedule under several names and "
+        "are not merged here."
+        for labels in comparison.equal_plans[:SENTENCES]
+    ]
+    lines += _divergences(comparison)
+    main = comparison.main
+    if main is not None and main.size and max(len(variant.runs) for variant in main.variants) == 1:
+        lines.append("Every schedule has one seed: no claim is possible. Three seeds are a start, five are better.")
+    # Accuracy is always there, so that a seed which is not paired in it is one that only one schedule has.
+    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric == COMPARED[0]}
+    for label, seeds in list(unpaired.items())[:SENTENCES]:
+        lines.append(
+            f"{label} and {comparison.baseline} are compared over the seeds that both have; not paired: "
+            f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}."
+        )
+    return lines + _permutation_cautions(comparison)
+
+
+def _divergences(comparison: Comparison) -> list[str]:
+    """A sentence for each schedule whose mean losses lack runs, since what they lack is its worst."""
+    lines = []
+    for result in comparison.results:
+        lost = sorted({*result.variant.seeds} - values_by_seed(result.variant, COMPARED[1]).keys())
+        if lost:
+            seeds = f"{'seed' if len(lost) == 1 else 'seeds'} {listed([str(seed) for seed in lost])}"
+            lines.append(
+                f"{result.label} diverged with {seeds}: the validation loss stopped being a number. Mean losses and "
+                "differences in loss are over the other seeds and flatter it; the accuracies count all seeds."
+            )
+    return lines[:SENTENCES]
+
+
+def _permutation_cautions(comparison: Comparison) -> list[str]:
+    lines = []
+    coarse = sorted(
+        {
+            (len(d.paired.seeds), d.paired.smallest_permutation_p)
+            for d in comparison.differences
+            if d.paired.smallest_permutation_p is not None and d.paired.smallest_permutation_p > ALPHA
+        }
+    )
+    if coarse:
+        least = [f"{p_text(smallest)} with {plural(seeds, 'seed')}" for seeds, smallest in coarse]
+        lines.append(
+            f"The exact permutation test cannot reach 0.05 with fewer than six seeds (its smallest p is "
+            f"{listed(least)}), so claims rest on the t test, which takes the differences as roughly normal."
+        )
+    for difference in comparison.differences:
+        p, smallest = difference.paired.p_permutation, difference.paired.smallest_permutation_p
+        decided = difference.verdict in ("better", "worse")
+        if decided and p is not None and smallest is not None and smallest <= ALPHA < p:
+            lines.append(
+                f"The permutation test does not support the claim about {difference.label} in "
+                f"{METRIC_NAMES[difference.metric]} ({_p_clause(p)}): look at the single seeds."
+            )
+    return lines
+
+
+def target_note(comparison: Comparison) -> str:
+    """What the target accuracy is and how it was chosen."""
+    if comparison.target_accuracy is None:
+        return f"Target accuracy: {comparison.target_chosen}."
+    return f"Target accuracy {comparison.target_accuracy * 100:g} % ({comparison.target_chosen})."
+
+
+def target_text(result: Result, value: Estimate, digits: int) -> str:
+    """Mean over the runs that met the target, and how many did where not all."""
+    total = len(result.variant.runs)
+    if result.reached == 0:
+        return "never"
+    return of_runs(with_half_width(value, digits), result.reached, total)
+
+
+def of_runs(text: str, counted: int, total: int) -> str:
+    """The text of a mean, and how many of the runs it is over where not all."""
+    return text if counted in (0, total) else f"{text} ({counted} of {total} runs)"

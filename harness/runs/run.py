@@ -1,0 +1,347 @@
+"""One run from configuration to summary: the only module that knows the order of things."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from harness.config import Config
+from harness.data.dataset import Dataset, load_dataset
+from harness.data.loader import Loader
+from harness.errors import UserError
+from harness.files import write_json
+from harness.machine import keep_freed_memory
+from harness.models.build import build_model
+from harness.models.fitted import Resized
+from harness.record import METRICS_FILE, RUN_FILE, SUMMARY_FILE, finite
+from harness.runs.checkpoints import Checkpoints, check_identity
+from harness.runs.folder import (
+    change_of_schedule,
+    epochs_recorded,
+    error_text,
+    finished_summary,
+    leave_behind,
+    pictures,
+    run_record,
+    summary_lines,
+    write_summary,
+)
+from harness.runs.interruption import Interrupted, Interruption
+from harness.runs.profiling import StepProfile
+from harness.runs.request import Request, Training
+from harness.runs.tracking import Tracker
+from harness.seeding import seed_global
+from harness.stages import identity as identities
+from harness.stages.tree import PlannedRun
+from harness.stages.walk import Walk, epochs_text
+from harness.training.devices import set_up
+from harness.training.loop import Batches, Recorder, evaluate, train_epoch
+from harness.training.optim import build_optimizer, preview_optimizer
+from harness.training.plan import LrPlan, rates_text
+from harness.training.schedule import build_scheduler, make_plan, step
+from harness.training.schedule_rules import plan_warnings
+from harness.training.state import TrainState, capture, restore, save_tensors, weights_sha256
+from harness.training.steps import build_step
+from harness.views.console import EpochDisplay
+from harness.views.tensorboard import hyperparameters
+
+log = logging.getLogger(__name__)
+
+MODEL = "model.pt"
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Train, or continue, and return the content of summary.json.
+
+    Raises:
+        UserError: for wrong settings, missing data or files that cannot be written.
+        Interrupted: after SIGINT or SIGTERM, when the run can be continued.
+    """
+    request.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(request.folder / ".lock")
+    try:
+        with lock.acquire(blocking=False):
+            return _run_alone(request)
+    except Timeout:
+        raise UserError(
+            f"{request.folder}: another process is training in this folder; wait for it, or stop it"
+        ) from None
+
+
+def _run_alone(request: Request) -> dict[str, Any]:
+    config, folder = request.config, request.folder
+    if request.resume and (finished := finished_summary(folder, config)) is not None:
+        log.info("this run is already completed; epochs=%d or more would train it further", config.epochs + 1)
+        _log_lines(summary_lines(finished, folder))
+        return finished
+    if not request.resume and ((folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()):
+        raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
+    preview = _preview(config)
+    for warning in plan_warnings(config.scheduler, preview):
+        log.warning("schedule %s: %s", request.scheduler_name, warning)
+    training = _prepare(request, preview)
+    if request.resume:
+        _continue(training)
+    write_json(folder / RUN_FILE, run_record(training))
+    try:
+        with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
+            with training.walk:
+                _train(training, tracker)
+            return _finish(training, tracker)
+    except Interrupted as interrupted:
+        leave_behind(training, "interrupted")
+        log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
+        log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
+        raise
+    except Exception as error:
+        explained = _explained(error, config)
+        leave_behind(training, "failed", error=error_text(explained))
+        raise explained from error
+
+
+def _preview(config: Config) -> LrPlan:
+    """The plan before data and network are built, so that a wrong schedule is refused at once."""
+    return make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
+
+
+def _prepare(request: Request, preview: LrPlan) -> Training:
+    config = request.config
+    keep_freed_memory()
+    compute = set_up(config)
+    log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
+    dataset = load_dataset(config.data)
+    count = len(dataset.train)
+    batches = {min(config.batch_size, count), count % config.batch_size or config.batch_size}
+    seed_global(config.seed, "initial weights")
+    model = build_model(config.model, dataset.shape, len(dataset.classes), sorted(batches))
+    model = model.to(compute.device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(config.optimizer, model)
+    scaler = compute.scaler()
+    plan = make_plan(config.scheduler, optimizer, config.epochs)
+    _announce(request, dataset, model, plan)
+    return Training(
+        request=request,
+        compute=compute,
+        dataset=dataset,
+        loader=Loader(dataset, config.data, config.batch_size, config.seed, compute.device),
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(config.scheduler, optimizer),
+        scaler=scaler,
+        step=build_step(config, compute, model, optimizer, scaler, min(config.batch_size, count)),
+        plan=plan,
+        identity=(identity := identities.describe(config, dataset.fingerprint, compute)),
+        checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
+        walk=Walk(
+            request.sharing,
+            plan,
+            identity,
+            PlannedRun(request.scheduler_name, identities.planned(config), preview).keys,
+            {"scheduler": request.scheduler_name, "seed": config.seed},
+        ),
+        rows=[],
+    )
+
+
+def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan) -> None:
+    config = request.config
+    channels, height, width = dataset.shape
+    log.info(
+        "data %s: %d training, %d validation and %d test images of %dx%dx%d, %d classes",
+        config.data.name, len(dataset.train), len(dataset.val), len(dataset.test), height, width, channels,
+        len(dataset.classes),
+    )  # fmt: skip
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    log.info("model %s: %s parameters", getattr(config.model, "architecture", config.model.name), f"{parameters:,}")
+    if isinstance(model, Resized):
+        log.info("images are scaled to %dx%d, which this network needs", model.size, model.size)
+    log.info(
+        "schedule %s: learning rate %s, %d change%s in %d epochs",
+        request.scheduler_name, rates_text(plan.by_group(0)), len(plan.changes),
+        "" if len(plan.changes) == 1 else "s", plan.epochs,
+    )  # fmt: skip
+
+
+def _continue(training: Training) -> None:
+    """Restore the latest state that the plan agrees with, from the run's own checkpoints or the stage store."""
+    found = training.checkpoints.examine(lambda state: _agreement(training, state))
+    own = found.state.epoch if found.state is not None else 0
+    stored = training.walk.latest(own)
+    if stored is None and found.state is None and found.differs_at is not None:
+        raise UserError(
+            f"resume: the schedule differs from the trained one at epoch {found.differs_at}, and no state from before "
+            "is kept; must agree up to a checkpoint or a stage, or start a new run"
+        )
+    found.set_aside()
+    folder = training.request.folder
+    before = change_of_schedule(folder, training.request.config)
+    for state in (found.state, stored):
+        if state is not None:
+            _go_on_from(training, state)
+    epoch = len(training.rows)
+    if epoch == 0:
+        log.info("%sno checkpoint to continue from: starting at epoch 0", before)
+        return
+    retrained = epochs_recorded(folder) - epoch
+    after = f", {retrained} epoch{'s' if retrained > 1 else ''} retrained" if retrained > 0 else ""
+    log.info("%scontinuing from epoch %d%s", before, epoch, after)
+
+
+def _go_on_from(training: Training, state: TrainState) -> None:
+    """Put a later state in place of the present one, and bring scheduler and rows to its epoch."""
+    training.optimizer.zero_grad()
+    for _ in range(len(training.rows), state.epoch):
+        step(training.optimizer, training.scheduler)
+    restore(state, training.model, training.optimizer, training.scaler)
+    training.rows += state.rows[len(training.rows) :]
+
+
+def _agreement(training: Training, state: TrainState) -> int:
+    check_identity(state, training.identity)
+    if state.epoch > training.plan.epochs:
+        raise UserError(
+            f"epochs={training.plan.epochs}: this run has already trained {state.epoch} epochs; must be at least that"
+        )
+    return training.plan.agreement([row["lr"] for row in state.rows])
+
+
+def _train(training: Training, tracker: Tracker) -> None:
+    config = training.request.config
+    batches_an_epoch, saved = math.ceil(len(training.dataset.train) / config.batch_size), len(training.rows)
+    profiler = StepProfile(training.request.folder, training.compute.device) if config.profile else None
+    with Interruption() as interruption, EpochDisplay(config.epochs, batches_an_epoch) as display:
+        while (epoch := len(training.rows)) < config.epochs:
+            if (state := training.walk.arrive(epoch, interruption.stop_if_asked)) is not None:
+                _take_over(training, state, tracker)
+                saved = state.epoch
+                continue
+            batches = display.track(epoch, training.loader.train(epoch))
+            if profiler is not None:
+                batches = profiler.track(epoch, batches, batches_an_epoch, is_last=epoch + 1 == config.epochs)
+            # Between checkpoints, finish the epoch: what it was begun from is not on the disk.
+            row = _epoch(training, epoch, interruption.guard(batches, can_stop=saved == epoch))
+            training.rows.append(row)
+            _warn_if_diverged(training.rows)
+            tracker.epoch(row)
+            display.finished(row)
+            training.walk.passed(epoch + 1, lambda: _captured(training))
+            is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best["epoch"])
+            if is_due or interruption.asked:
+                _save_checkpoint(training)
+                saved = epoch + 1
+            if epoch + 1 < config.epochs:
+                interruption.stop_if_asked()
+    if profiler is not None and not profiler.is_done:
+        log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
+
+
+def _epoch(training: Training, epoch: int, batches: Batches) -> dict[str, Any]:
+    """Train one epoch and validate; returns its line of metrics.jsonl."""
+    rates = _rates(training, epoch)
+    seed_global(training.request.config.seed, "training", epoch)
+    began = time.perf_counter()
+    score = train_epoch(training.step, batches, training.scheduler)
+    training.compute.synchronize()
+    trained = time.perf_counter()
+    val = evaluate(training.step.network, training.loader.evaluation("val"), training.compute.autocast())
+    return {
+        "epoch": epoch,
+        "lr": rates,
+        "train_loss": finite(score.loss),
+        "train_accuracy": score.accuracy,
+        "val_loss": finite(val.loss),
+        "val_accuracy": val.accuracy,
+        "images_per_second": len(training.dataset.train) / (trained - began),
+        "seconds": time.perf_counter() - began,
+        "reused": False,
+    }
+
+
+def _rates(training: Training, epoch: int) -> dict[str, float]:
+    """The learning rates that the optimizer holds for this epoch; a change is announced."""
+    rates = {group["name"]: float(group["lr"]) for group in training.optimizer.param_groups}
+    if rates != training.plan.by_group(epoch):
+        raise RuntimeError(f"epoch {epoch} has the rates {rates}, the plan says {training.plan.by_group(epoch)}")
+    if epoch > 0 and rates != (before := training.plan.by_group(epoch - 1)):
+        log.info("epoch %d: learning rate %s -> %s", epoch, rates_text(before), rates_text(rates))
+    return rates
+
+
+def _warn_if_diverged(rows: list[dict[str, Any]]) -> None:
+    """Say in which epoch the loss stopped being a number.
+
+    The run goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
+    """
+    lost = [None in (row["train_loss"], row["val_loss"]) for row in rows]
+    if lost[-1] and not any(lost[:-1]):
+        log.warning(
+            "training diverged in epoch %d at learning rate %s: losses that are no number are recorded as null",
+            rows[-1]["epoch"],
+            rates_text(rows[-1]["lr"]),
+        )
+
+
+def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
+    """Go on from a state that another run trained; its epochs are recorded as if they had been trained here."""
+    first = len(training.rows)
+    _go_on_from(training, state)
+    for row in training.rows[first:]:
+        tracker.epoch(row)
+    log.info("%s reused from the stage store", epochs_text(first, state.epoch - 1))
+    if state.epoch == training.request.config.epochs:
+        _save_checkpoint(training)
+
+
+def _captured(training: Training) -> TrainState:
+    return capture(training.model, training.optimizer, training.scaler, training.rows, training.identity)
+
+
+def _save_checkpoint(training: Training) -> None:
+    training.checkpoints.save(_captured(training), training.best["epoch"])
+
+
+def _finish(training: Training, tracker: Tracker) -> dict[str, Any]:
+    """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
+    recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
+    test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
+    weights = {name: value.detach().cpu().contiguous() for name, value in training.model.state_dict().items()}
+    save_tensors(training.request.folder / MODEL, weights)
+    results = {
+        "best/val_accuracy": training.best["val_accuracy"],
+        "test/accuracy": test.accuracy,
+        "test/loss": test.loss,
+    }
+    tracker.finish(training.request.config.epochs - 1, results, pictures(training, recorder))
+    summary = write_summary(
+        training,
+        "completed",
+        test_loss=finite(test.loss),
+        test_accuracy=test.accuracy,
+        weights_sha256=weights_sha256(training.model),
+    )
+    _log_lines(summary_lines(summary, training.request.folder))
+    return summary
+
+
+def _log_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        log.info("%s", line)
+
+
+def _explained(error: Exception, config: Config) -> Exception:
+    """A user's error in place of torch's where the user can mend it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return UserError(f"batch_size={config.batch_size}: out of memory on {config.device}; must be smaller ({error})")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return UserError(f"compile=true: this network cannot be compiled here, must be false ({error_text(error)})")
+    if "does not have a deterministic implementation" in str(error):
+        return UserError(f"deterministic=true: this network cannot keep it here, must be false ({error})")
+    return error

@@ -1,0 +1,107 @@
+"""What a run's bits follow from, besides its learning rates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import Config
+from harness.files import code_digest
+from harness.machine import cpu_name, versions
+from harness.training.devices import Compute
+
+# Settings that are not part of the identity: the schedule has its own keys, the others change no bits
+# or are replaced by what they were resolved to.
+_LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "stages", "plan_only", "profile", "device", "threads")
+_LEFT_OUT_DATA = ("root", "download", "storage", "workers")
+
+# Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
+_KERNEL_VARIABLES = (
+    "BLIS_", "CUBLAS", "CUDNN_", "DNNL_", "KMP_DETERMINISTIC", "MKL_", "NVIDIA_TF32_", "OMP_DYNAMIC", "OMP_SCHEDULE",
+    "ONEDNN_", "OPENBLAS_", "PYTORCH_TUNABLEOP_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32_", "TORCH_BLAS_", "TORCH_CUDNN_",
+    "TORCH_LINALG_",
+)  # fmt: skip
+
+# The number of threads is in the identity as torch has it; the others say what is printed and where.
+_OTHER_VARIABLES = ("_NUM_THREADS", "_VERBOSE", "_DIR")
+
+
+def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, Any]:
+    """Dotted names and plain values of everything but the schedule that can change the bits of a run.
+
+    `fingerprint` is that of the data.
+    """
+    settings = _settings(config, _LEFT_OUT)
+    settings["data"]["fingerprint"] = fingerprint
+    settings["precision"] = compute.precision
+    settings["environment"] = {
+        "device": compute.device_name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "training_code": code_digest(),
+        "optimizer_code": _foreign_code(config.optimizer.target),
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
+        **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
+        **({"compiler": _compiler()} if config.compile and compute.device.type == "cpu" else {}),
+    }
+    settings["versions"] = versions()
+    return flatten(settings)
+
+
+def _chooses_kernels(variable: str) -> bool:
+    return variable.startswith(_KERNEL_VARIABLES) and not variable.endswith(_OTHER_VARIABLES)
+
+
+def _compiler() -> str | None:
+    """What the C++ compiler that torch.compile calls on the CPU says of its version; None without one."""
+    try:
+        asked = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.partition("\n")[0]
+
+
+def _foreign_code(target: str) -> str | None:
+    """SHA-256 of the file that a class is from, if that is not torch, whose version says it."""
+    module = pkgutil.resolve_name(target).__module__
+    if module.startswith("torch."):
+        return None
+    return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
+
+
+def planned(config: Config) -> dict[str, Any]:
+    """The part of the identity that is known before data are read and a device is chosen: the settings as given.
+
+    Runs with equal settings on equal machines have equal identities, so a sweep can be planned by it.
+    """
+    return flatten(_settings(config, tuple(name for name in _LEFT_OUT if name not in ("device", "threads"))))
+
+
+def _settings(config: Config, left_out: Collection[str]) -> dict[str, Any]:
+    settings = {name: value for name, value in plain(config).items() if name not in left_out}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in _LEFT_OUT_DATA}
+    return settings
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, under the names that the user writes."""
+    return config.model_dump(by_alias=True)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,323 @@
+"""The stage store: training states at epoch boundaries, filed by key, for every run that comes past there.
+
+A folder may be used by many processes and machines at once. An entry is a file that is there whole or not at all,
+with its checksum inside; two writers of one key write the same state, so it does not matter who comes last. What
+makes entries worth keeping, and whether a claimed stretch of epochs is being trained, hangs on file locks, which the
+operating system drops when their process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.files import write_text
+from harness.stages import keys
+from harness.training.state import DamagedCheckpointError, TrainState, load_state, save_state
+
+log = logging.getLogger(__name__)
+
+_STATE, _NOTE, _DAMAGED = ".pt", ".json", ".damaged"
+_A_DAY = 24 * 60 * 60.0
+
+# Eviction goes a little below the limit, so that not every further entry has to evict.
+_AFTER_EVICTION = 0.9
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored state: its file, its size in bytes and when it was last written or used (seconds since 1970)."""
+
+    path: Path
+    size: int
+    used: float
+
+    @property
+    def key(self) -> str:
+        """The key that it is filed by."""
+        return self.path.stem
+
+    def note(self) -> dict[str, Any]:
+        """What was noted beside it: `epoch`, `planned_key`, `lr`, `scheduler`, `seed`; empty where that is lost."""
+        try:
+            value = json.loads(self.path.with_suffix(_NOTE).read_text())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+class StageStore:
+    """States by key in `folder`, at most about `limit_bytes` of them on the disk.
+
+    The latest `memory_bytes` of states that this process wrote or read stay in its memory as well. Without a folder
+    that is all there is.
+    """
+
+    def __init__(self, folder: Path | None, limit_bytes: int, memory_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self._memory = _Memory(memory_bytes)
+        self._bytes_on_disk: int | None = None
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry; it may still turn out to be damaged."""
+        return key in self._memory or self._exists(key)
+
+    def get(self, key: str) -> TrainState | None:
+        """The state, or None where there is none or its file is damaged, which is then set aside."""
+        if (state := self._memory.get(key)) is not None:
+            return state
+        if not self._exists(key):
+            return None
+        path = self._path(key)
+        try:
+            state = load_state(path)
+            if keys.chain(keys.root(state.identity), [row["lr"] for row in state.rows])[-1] != key:
+                raise DamagedCheckpointError(f"{path}: holds the state of another key")
+        except DamagedCheckpointError as error:
+            if self._exists(key):  # else it was evicted meanwhile
+                log.warning("%s; it is set aside, and its epochs are trained again", error)
+                with contextlib.suppress(OSError):  # gone by now, or in a folder that can only be read
+                    path.rename(path.with_suffix(_DAMAGED))
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        self._memory.put(key, state)
+        return state
+
+    def put(self, key: str, state: TrainState, planned_key: str, note: dict[str, Any]) -> None:
+        """File a state; `planned_key` is its name in the plan of a sweep.
+
+        Raises:
+            UserError: when it cannot be written.
+        """
+        self._memory.put(key, state)
+        if self.folder is None:
+            return
+        path, noted = self._path(key), {**note, "epoch": state.epoch, "planned_key": planned_key}
+        with _as_user_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(path.with_suffix(_NOTE), json.dumps(noted), False)
+            # A power cut may damage it, which the checksum finds; waiting for the disk would cost more than training
+            # again.
+            size = save_state(path, state, durable=False)
+            self._keep_to_limit(size)
+
+    def claim(self, key: str, seconds: float) -> FileLock | None:
+        """The lock, acquired, of whoever trains the epochs that lead to this key; None while another process has it.
+
+        Raises:
+            UserError: when the folder cannot be written.
+        """
+        assert self.folder is not None
+        claims = self.folder / "claims"
+        lock = FileLock(claims / f"{key}.lock")
+        with _as_user_error(claims):
+            claims.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                return None
+        return lock
+
+    @contextlib.contextmanager
+    def sweep(self, planned_keys: Iterable[str]) -> Iterator[None]:
+        """While entered, in whatever process, no entry with one of these planned keys is evicted.
+
+        Raises:
+            UserError: when the folder cannot be written.
+        """
+        if self.folder is None:
+            yield
+            return
+        pins = self.folder / "sweeps" / f"{uuid.uuid4().hex}.json"
+        lock = FileLock(pins.with_suffix(".lock"))
+        with _as_user_error(pins.parent):
+            pins.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            write_text(pins, json.dumps(sorted(planned_keys)))
+            yield
+        finally:
+            _unlink(pins, pins.with_suffix(".lock"))
+            lock.release()
+
+    def entries(self) -> list[Entry]:
+        """All entries on the disk, the one that was used longest ago first."""
+        found = []
+        for path in self.folder.glob(f"*{_STATE}") if self.folder is not None else ():
+            with contextlib.suppress(OSError):  # evicted meanwhile
+                stat = path.stat()
+                found.append(Entry(path, stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda entry: entry.used)
+
+    def pinned(self) -> set[str]:
+        """The planned keys that sweeps need which are running now; what dead ones left is removed."""
+        needed: set[str] = set()
+        for pins in (self.folder / "sweeps").glob("*.json") if self.folder is not None else ():
+            if _is_free(pins.with_suffix(".lock")):
+                _unlink(pins, pins.with_suffix(".lock"))
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                needed.update(json.loads(pins.read_text()))
+        return needed
+
+    def evict(self, to_bytes: int) -> list[Entry]:
+        """Delete the entries used longest ago until so many bytes are left, but none that a running sweep needs."""
+        entries = self.entries()
+        left, pinned = sum(entry.size for entry in entries), self.pinned()
+        gone = []
+        for entry in entries:
+            if left <= to_bytes:
+                break
+            if entry.note().get("planned_key") in pinned:
+                continue
+            self._delete(entry)
+            gone.append(entry)
+            left -= entry.size
+        self._bytes_on_disk = left
+        return gone
+
+    def remove_debris(self) -> list[Path]:
+        """Delete what damaged entries, killed writers and old claims left behind."""
+        if self.folder is None:
+            return []
+        old = time.time() - _A_DAY
+        gone = [*self.folder.glob(f"*{_DAMAGED}")]
+        gone += [path for path in self.folder.glob(".*.tmp") if _modified(path) < old]
+        gone += [path for path in (self.folder / "claims").glob("*.lock") if _modified(path) < old and _is_free(path)]
+        gone += [note for note in self.folder.glob(f"*{_NOTE}") if _modified(note) < old and not _has_state(note)]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return gone
+
+    def _keep_to_limit(self, added: int) -> None:
+        if self._bytes_on_disk is None:
+            self._bytes_on_disk = sum(entry.size for entry in self.entries())
+        else:
+            self._bytes_on_disk += added
+        if self._bytes_on_disk <= self.limit_bytes:
+            return
+        # Other processes write too, so the count above is only a reason to look.
+        self.evict(round(self.limit_bytes * _AFTER_EVICTION))
+        if self._bytes_on_disk > self.limit_bytes:
+            log.warning(
+                "stages.limit_gb=%g: the running sweep needs %.2f GB, which are kept until it is over",
+                self.limit_bytes / 1e9,
+                self._bytes_on_disk / 1e9,
+            )
+
+    def _delete(self, entry: Entry) -> None:
+        _unlink(entry.path, entry.path.with_suffix(_NOTE))
+
+    def _exists(self, key: str) -> bool:
+        if self.folder is None:
+            return False
+        try:
+            return self._path(key).exists()
+        except OSError:  # in a folder that may not be looked into
+            return False
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}{_STATE}"
+
+
+class _Memory:
+    """States in this process's memory, the one used longest ago dropped first; what it gives is a copy."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._states: OrderedDict[str, tuple[TrainState, int]] = OrderedDict()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._states
+
+    def get(self, key: str) -> TrainState | None:
+        if key not in self._states:
+            return None
+        self._states.move_to_end(key)
+        # An optimizer takes over the very tensors that it is given, and trains on in them.
+        return copy.deepcopy(self._states[key][0])
+
+    def put(self, key: str, state: TrainState) -> None:
+        size = _size(state.model) + _size(state.optimizer)
+        if key in self._states or size > self._limit:
+            return
+        self._states[key] = (copy.deepcopy(state), size)
+        self._used += size
+        while self._used > self._limit:
+            self._used -= self._states.popitem(last=False)[1][1]
+
+
+_stores: dict[tuple[str | None, int, int], StageStore] = {}
+
+
+def open_store(folder: Path | None, limit_gb: float, memory_mb: float) -> StageStore:
+    """The store for these settings; one a process, so that its jobs share the states in memory."""
+    place = None if folder is None else str(folder.resolve())
+    arguments = (place, round(limit_gb * 1e9), round(memory_mb * 1e6))
+    if arguments not in _stores:
+        _stores[arguments] = StageStore(folder, *arguments[1:])
+    return _stores[arguments]
+
+
+def verify(entries: Sequence[Entry], store: StageStore) -> list[Entry]:
+    """Read every entry and return the damaged ones, which are set aside."""
+    checked = StageStore(store.folder, store.limit_bytes, memory_bytes=0)
+    return [entry for entry in entries if checked.get(entry.key) is None]
+
+
+@contextlib.contextmanager
+def _as_user_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"stages.dir: {path} cannot be written: {error.strerror or error}") from error
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock).acquire(blocking=False):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _has_state(note: Path) -> bool:
+    return note.with_suffix(_STATE).exists()
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _unlink(*paths: Path) -> None:
+    """Delete what can be; what is gone already, or may not be deleted, does not matter."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _size(tree: Any) -> int:
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(_size(value) for value in tree.values())
+    return 0

@@ -1,0 +1,151 @@
+"""A run's way through the stage store: where it takes over what others trained, and what it leaves for others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock
+
+from harness.errors import UserError
+from harness.stages import keys
+from harness.stages.store import StageStore
+from harness.training.plan import LrPlan
+from harness.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a run uses the stage store: whether it takes states from it, and at which epochs it leaves some there.
+
+    `save_at` are the boundaries at which a sibling of the same sweep departs; `every` adds each so-manieth epoch.
+    """
+
+    store: StageStore
+    takes: bool
+    every: int
+    save_at: tuple[int, ...] = ()
+
+
+class Walk:
+    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim.
+
+    `planned_keys` are those of `tree.PlannedRun`, by which a sweep says what it needs.
+    """
+
+    def __init__(
+        self,
+        sharing: Sharing | None,
+        plan: LrPlan,
+        identity: dict[str, Any],
+        planned_keys: Sequence[str],
+        note: dict[str, Any],
+    ) -> None:
+        self._sharing, self._note, self._plan = sharing, note, plan
+        epochs = [plan.by_group(epoch) for epoch in range(plan.epochs)]
+        self._keys = keys.chain(keys.root(identity), epochs)
+        self._planned_keys = planned_keys
+        self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
+        self._claim: FileLock | None = None
+        self._claimed_to = 0
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def latest(self, after: int) -> TrainState | None:
+        """The state of the latest epoch boundary beyond `after` that is in the store, its rows marked as reused."""
+        if self._sharing is None or not self._sharing.takes:
+            return None
+        for epoch in range(self._plan.epochs, after, -1):
+            if self._sharing.store.has(self._keys[epoch]):
+                state = self._sharing.store.get(self._keys[epoch])
+                if state is not None:
+                    for row in state.rows:
+                        row["reused"] = True
+                    return state
+        return None
+
+    def arrive(self, epoch: int, check: Callable[[], None]) -> TrainState | None:
+        """Before epoch `epoch`: a later state to go on from, or None when this run is to train the epoch itself.
+
+        Where another process trains the same epochs, wait for it; `check` is called meanwhile and may raise.
+        """
+        if self._sharing is None or not self._sharing.takes or epoch < self._claimed_to:
+            return None
+        self._release()
+        if (state := self.latest(epoch)) is not None:
+            return state
+        target = next(stop for stop in self._stops if stop > epoch)
+        if self._sharing.store.folder is not None:
+            try:
+                self._claim = self._acquired(self._sharing.store, epoch, target, check)
+            except UserError as error:
+                log.warning("%s; the run goes on by itself", error)
+                self._sharing = None
+                return None
+            # Whoever held the claim until now may have left just what was claimed.
+            if (state := self.latest(epoch)) is not None:
+                self._release()
+                return state
+        self._claimed_to = target
+        return None
+
+    def passed(self, epoch: int, capture: Callable[[], TrainState]) -> None:
+        """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past."""
+        if self._sharing is None or not (epoch in self._stops or epoch % self._sharing.every == 0):
+            return
+        key = self._keys[epoch]
+        if self._sharing.store.has(key):
+            return
+        note = {**self._note, "lr": self._plan.by_group(epoch - 1)}
+        try:
+            self._sharing.store.put(key, capture(), self._planned_keys[epoch], note)
+        except UserError as error:
+            log.warning("%s; the run goes on without leaving its state there", error)
+
+    def _acquired(self, store: StageStore, epoch: int, target: int, check: Callable[[], None]) -> FileLock:
+        claim = store.claim(self._keys[target], seconds=0)
+        if claim is None:
+            log.info("%s being trained by another process: waiting for it", _are(epoch, target - 1))
+        while claim is None:
+            check()
+            claim = store.claim(self._keys[target], _SECONDS_BETWEEN_LOOKS)
+        return claim
+
+    def _release(self) -> None:
+        self._claimed_to = 0
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+
+def stored_in(folder: str | None) -> Path | None:
+    """The setting `stages.dir` as a path; null keeps states in memory alone."""
+    return None if folder is None else Path(folder)
+
+
+def epochs_text(first: int, last: int) -> str:
+    """`epoch 3` or `epochs 0 to 29`."""
+    return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+
+
+def _are(first: int, last: int) -> str:
+    return f"{epochs_text(first, last)} {'is' if first == last else 'are'}"
+
+
+def reused(rows: Iterable[dict[str, Any]]) -> int:
+    """How many of these epochs came from the store."""
+    return sum(bool(row["reused"]) for row in rows)

@@ -1,0 +1,115 @@
+"""Parameter groups and the torch optimizers over them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from harness.config import OptimizerConfig
+from harness.errors import UserError
+from harness.instantiate import check_arguments, resolve_class
+
+DEFAULT_GROUP = "default"
+NORMS_AND_BIASES = "norms_and_biases"
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """The configured optimizer over the model's parameters; each param group carries its `name`.
+
+    A parameter belongs to the first group of `config.groups` that matches it, else to the group `default`.
+
+    Raises:
+        UserError: for a setting that the optimizer does not have or refuses, and for a group without parameters.
+    """
+    groups = _parameter_groups(config, model)
+    return _build(config, groups)
+
+
+def preview_optimizer(config: OptimizerConfig) -> Optimizer:
+    """The configured optimizer with one empty parameter in each group: all that a schedule's plan needs.
+
+    Raises:
+        UserError: as `build_optimizer`.
+    """
+    names = [DEFAULT_GROUP, *config.groups]
+    return _build(config, {name: [nn.Parameter(torch.zeros(1))] for name in names})
+
+
+def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) -> Optimizer:
+    cls = resolve_class("optimizer", config.target, Optimizer)
+    if cls is torch.optim.LBFGS:
+        raise UserError(
+            f"optimizer._target_={config.target}: needs several passes a step; must be a one-pass optimizer"
+        )
+    arguments = config.arguments
+    check_arguments("optimizer", cls, arguments, given=("params",))
+    others = ("fused", "foreach", "differentiable")
+    if "fused" in inspect.signature(cls).parameters and not any(name in arguments for name in others):
+        arguments["fused"] = True
+    entries = []
+    for name, members in groups.items():
+        own = {key: value for key, value in config.groups.get(name, {}).items() if key != "match"}
+        check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params",))
+        _check_lr(name, own)
+        entries.append({"params": members, "name": name, **own})
+    try:
+        optimizer: Optimizer = cls(entries, **_tuples(arguments))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer: {config.target} refused its settings: {error}") from None
+    return optimizer
+
+
+def _check_lr(name: str, settings: Mapping[str, Any]) -> None:
+    lr = settings.get("lr", 1.0)
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < float("inf"):
+        raise UserError(f"optimizer.groups.{name}.lr={lr}: must be a number above 0")
+
+
+def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+def _parameter_groups(config: OptimizerConfig, model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    if DEFAULT_GROUP in config.groups:
+        raise UserError(f"optimizer.groups.{DEFAULT_GROUP}: is the group of all other parameters; use another name")
+    undecayed = _norms_and_biases(model)
+    members: dict[str, list[nn.Parameter]] = {DEFAULT_GROUP: [], **{name: [] for name in config.groups}}
+    for parameter_name, parameter in model.named_parameters():
+        for group, settings in config.groups.items():
+            if _matches(group, settings, parameter_name, undecayed):
+                members[group].append(parameter)
+                break
+        else:
+            members[DEFAULT_GROUP].append(parameter)
+    for group, settings in config.groups.items():
+        if not members[group]:
+            names = ", ".join(name for name, _ in list(model.named_parameters())[:6])
+            raise UserError(
+                f"optimizer.groups.{group}.match={settings['match']}: matches no parameter left; "
+                f"the network has {names}, ..."
+            )
+    return {name: parameters for name, parameters in members.items() if parameters}
+
+
+def _matches(group: str, settings: Mapping[str, Any], name: str, norms_and_biases: set[str]) -> bool:
+    pattern = settings.get("match")
+    allowed = f"must be {NORMS_AND_BIASES} or a regular expression on parameter names"
+    if not isinstance(pattern, str):
+        raise UserError(f"optimizer.groups.{group}.match={pattern}: {allowed}")
+    if pattern == NORMS_AND_BIASES:
+        return name in norms_and_biases
+    try:
+        return re.search(pattern, name) is not None
+    except re.error as error:
+        raise UserError(f"optimizer.groups.{group}.match={pattern}: {allowed} ({error})") from None
+
+
+def _norms_and_biases(model: nn.Module) -> set[str]:
+    """Parameters with fewer than two dimensions: scales and shifts of norms, and biases."""
+    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}

@@ -1,0 +1,53 @@
+"""A schedule as a value: the learning rate of every epoch and parameter group, known before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class LrChange:
+    """The first epoch trained with new rates, and each group's rate before and from then on."""
+
+    epoch: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LrPlan:
+    """`rates[epoch][group]`, in the order of `groups`."""
+
+    groups: tuple[str, ...]
+    rates: tuple[tuple[float, ...], ...]
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs planned."""
+        return len(self.rates)
+
+    @property
+    def changes(self) -> tuple[LrChange, ...]:
+        """The epochs, in order, whose rates differ from the epoch before."""
+        pairs = enumerate(pairwise(self.rates), start=1)
+        return tuple(LrChange(epoch, old, new) for epoch, (old, new) in pairs if old != new)
+
+    def by_group(self, epoch: int) -> dict[str, float]:
+        """The rates of one epoch by group name."""
+        return dict(zip(self.groups, self.rates[epoch], strict=True))
+
+    def agreement(self, trained: Sequence[Mapping[str, float]]) -> int:
+        """How many epochs from the first on were trained (`trained[epoch][group]`) just as this plan says."""
+        for epoch, rates in enumerate(trained[: self.epochs]):
+            if dict(rates) != self.by_group(epoch):
+                return epoch
+        return min(len(trained), self.epochs)
+
+
+def rates_text(rates: Mapping[str, float]) -> str:
+    """Learning rates by group as short text; the name is left out where there is one group."""
+    if len(rates) == 1:
+        return f"{next(iter(rates.values())):.4g}"
+    return " ".join(f"{name}={rate:.4g}" for name, rate in rates.items())

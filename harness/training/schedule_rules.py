@@ -1,0 +1,156 @@
+"""What of a schedule's settings is refused, and what is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch.optim import lr_scheduler as torch_schedulers
+from torch.optim.lr_scheduler import LRScheduler
+
+from harness.config import ClassConfig
+from harness.errors import UserError
+from harness.instantiate import check_arguments, resolve_class
+from harness.training.plan import LrPlan
+
+
+def check_settings(config: ClassConfig) -> None:
+    """Refuse what torch accepts in silence: milestones that cannot fire, a gamma that does not decay.
+
+    Raises:
+        UserError: naming the setting, its value and what is allowed.
+    """
+    for node in _nodes(config, epochs=0):
+        cls = resolve_class(node.key, node.target, LRScheduler)
+        if issubclass(cls, torch_schedulers.ReduceLROnPlateau):
+            raise UserError(
+                f"{node.key}._target_={node.target}: steps on a metric, so its rates are not known before training; "
+                "must be a scheduler that is stepped by epoch"
+            )
+        check_arguments(node.key, cls, node.arguments, given=("optimizer",))
+        _check_values(node, cls)
+
+
+def plan_warnings(config: ClassConfig, plan: LrPlan) -> list[str]:
+    """What is allowed but hardly meant: decays that never fire or that change nothing, one sentence each."""
+    found: list[str] = []
+    for node in _nodes(config, plan.epochs):
+        found += _never_fires(node, plan) + _changes_nothing(node, plan)
+    if not found and plan.epochs > 1 and not plan.changes and not config.target.endswith(".ConstantLR"):
+        found.append(f"the schedule never changes the learning rate in {plan.epochs} epochs")
+    zero = next((epoch for epoch, rates in enumerate(plan.rates) if not any(rates)), None)
+    if zero is not None:
+        found.append(f"the learning rate is 0 in epoch {zero}, which trains nothing")
+    return found
+
+
+@dataclass(frozen=True)
+class _Node:
+    """One scheduler of a possibly nested configuration; it acts from the run's epoch `start`, its own 0, to `end`."""
+
+    key: str
+    target: str
+    arguments: dict[str, Any]
+    start: int
+    end: int
+
+
+def _nodes(config: ClassConfig, epochs: int) -> Iterator[_Node]:
+    yield from _walk("scheduler", config.target, config.arguments, 0, epochs)
+
+
+def _walk(key: str, target: str, arguments: dict[str, Any], start: int, end: int) -> Iterator[_Node]:
+    yield _Node(key, target, arguments, start, end)
+    parts = arguments.get("schedulers")
+    if not isinstance(parts, list):
+        return
+    switches = arguments.get("milestones") if target.endswith(".SequentialLR") else None
+    for position, part in enumerate(parts):
+        if not (isinstance(part, Mapping) and isinstance(part.get("_target_"), str)):
+            raise UserError(f"{key}.schedulers[{position}]={part}: must be a scheduler with a _target_")
+        first, last = start, end
+        if isinstance(switches, list) and len(switches) == len(parts) - 1 and all(map(_is_whole, switches)):
+            first = start + switches[position - 1] if position else start
+            last = min(end, start + switches[position]) if position < len(switches) else end
+        inner = {name: value for name, value in part.items() if name != "_target_"}
+        yield from _walk(f"{key}.schedulers[{position}]", part["_target_"], inner, first, last)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_values(node: _Node, cls: type) -> None:
+    arguments = node.arguments
+    if arguments.get("last_epoch", -1) != -1:
+        raise UserError(
+            f"{node.key}.last_epoch={arguments['last_epoch']}: must be -1; to continue a run use resume=<its folder>"
+        )
+    if issubclass(cls, torch_schedulers.MultiStepLR | torch_schedulers.SequentialLR):
+        _check_milestones(node.key, arguments["milestones"])
+    if issubclass(cls, torch_schedulers.StepLR):
+        step_size = arguments["step_size"]
+        if not _is_whole(step_size) or step_size < 1:
+            raise UserError(f"{node.key}.step_size={step_size}: must be a whole number of epochs, 1 or more")
+    decays = torch_schedulers.MultiStepLR | torch_schedulers.StepLR | torch_schedulers.ExponentialLR
+    if issubclass(cls, decays) and "gamma" in arguments:
+        gamma = arguments["gamma"]
+        if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma < 1:
+            raise UserError(f"{node.key}.gamma={gamma}: must be a number above 0 and below 1")
+
+
+def _check_milestones(key: str, milestones: object) -> None:
+    allowed = "must be a list of whole epochs, 1 or more, each above the one before, such as [30, 80]"
+    label = f"{key}.milestones={milestones}"
+    if not isinstance(milestones, list) or not milestones:
+        raise UserError(f"{label}: {allowed}")
+    for milestone in milestones:
+        if not _is_whole(milestone):
+            raise UserError(f"{label}: {milestone} is no whole number; {allowed}")
+        if milestone < 1:
+            raise UserError(f"{label}: {milestone} is below 1; {allowed}")
+    for earlier, later in pairwise(milestones):
+        if later == earlier:
+            raise UserError(f"{label}: {later} is repeated; {allowed}")
+        if later < earlier:
+            raise UserError(f"{label}: {later} comes after {earlier}; {allowed}")
+
+
+def _firings(node: _Node) -> list[int]:
+    """The epochs of the run at which this node's milestones would fire."""
+    milestones = node.arguments.get("milestones")
+    return [node.start + m for m in milestones] if isinstance(milestones, list) else []
+
+
+def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
+    found = []
+    for milestone, epoch in zip(node.arguments.get("milestones", ()), _firings(node), strict=True):
+        if epoch >= node.end:
+            inner = f" (epoch {epoch} of the run)" if epoch != milestone else ""
+            reason = (
+                f"the run's last epoch is {plan.epochs - 1}"
+                if node.end == plan.epochs
+                else "the next schedule takes over"
+            )
+            found.append(f"milestone {milestone}{inner} never fires: {reason} (epochs={plan.epochs})")
+    step_size = node.arguments.get("step_size", 0)
+    if node.target.endswith(".StepLR") and step_size >= node.end - node.start:
+        found.append(
+            f"step_size {step_size} never fires: the run's last epoch is {plan.epochs - 1} (epochs={plan.epochs})"
+        )
+    return found
+
+
+def _changes_nothing(node: _Node, plan: LrPlan) -> list[str]:
+    if not node.target.endswith(".MultiStepLR"):
+        return []
+    found = []
+    for epoch in _firings(node):
+        if epoch < node.end:
+            pairs = zip(plan.groups, plan.rates[epoch - 1], plan.rates[epoch], strict=True)
+            still = [name for name, old, new in pairs if old == new]
+            if still:
+                found.append(f"the decay at epoch {epoch} does not change the learning rate of {', '.join(still)}")
+    return found

@@ -1,0 +1,173 @@
+"""All that training carries from one epoch to the next: captured, restored, hashed, and kept in checked files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The state at the boundary before epoch `epoch`: copies on the CPU that training does not touch.
+
+    `optimizer` holds the state of each parameter but no settings, since learning rates follow from the schedule's
+    plan. `rows` are the lines of metrics.jsonl of the epochs that led here; `identity` says what made the bits.
+    """
+
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Any]]
+    scaler: dict[str, Any]
+    rows: list[dict[str, Any]]
+    identity: dict[str, Any]
+
+
+def capture(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    rows: Sequence[Mapping[str, Any]],
+    identity: Mapping[str, Any],
+) -> TrainState:
+    """Copy the state after `len(rows)` epochs."""
+    return TrainState(
+        epoch=len(rows),
+        model={name: _copy(value) for name, value in model.state_dict().items()},
+        optimizer={
+            index: {name: _copy(value) for name, value in entry.items()}
+            for index, entry in optimizer.state_dict()["state"].items()
+        },
+        scaler=scaler.state_dict(),
+        rows=[dict(row) for row in rows],
+        identity=dict(identity),
+    )
+
+
+def restore(state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Put a captured state back; the optimizer keeps the settings, learning rates among them, that it has now."""
+    model.load_state_dict(state.model)
+    own = optimizer.state_dict()
+    if not _copied(own["state"], state.optimizer):
+        optimizer.load_state_dict({**own, "state": state.optimizer})
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of nested mappings, sequences, plain values and tensors: names, dtypes, shapes and bytes.
+
+    Independent of a tensor's device and memory format, and of the order of mappings.
+    """
+    hasher = hashlib.sha256()
+    _feed(hasher, tree)
+    return hasher.hexdigest()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """The `digest` of the model's state dict, buffers included."""
+    return digest(model.state_dict())
+
+
+def save_state(path: Path, state: TrainState, durable: bool = True) -> int:
+    """Write the state, with its digest, atomically; the file loads with `torch.load(weights_only=True)`.
+
+    Returns its size in bytes. `durable` as in `files.write_atomic`.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    content = asdict(state)
+    return save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content}, durable)
+
+
+def save_tensors(path: Path, value: Any, durable: bool = True) -> int:
+    """Write what `torch.load` reads, atomically, and return its size in bytes.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    # torch.save would hide a full disk behind an error of its own.
+    content = io.BytesIO()
+    torch.save(value, content)
+    write_atomic(path, lambda file: file.write(content.getbuffer()), durable)
+    return content.getbuffer().nbytes
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint file that cannot be read or whose content is not what was written."""
+
+
+def load_state(path: Path) -> TrainState:
+    """Read a state and check its digest.
+
+    Raises:
+        DamagedCheckpointError: when anything about the file is wrong.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        form, expected = content.pop("format"), content.pop("digest")
+        if form != _FORMAT:
+            raise DamagedCheckpointError(f"{path}: has format {form}, this version reads {_FORMAT}")
+        if digest(content) != expected:
+            raise DamagedCheckpointError(f"{path}: the content does not match its checksum")
+        return TrainState(**content)
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:  # damaged bytes make torch.load raise nearly anything
+        raise DamagedCheckpointError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _copied(own: dict[int, dict[str, Any]], other: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Copy another optimizer state into the tensors of this one, which a recorded CUDA graph reads and writes.
+
+    False, with nothing done, where the two do not hold the same tensors, as before the first step.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for index, entry in other.items():
+        for name, value in entry.items():
+            there = own.get(index, {}).get(name)
+            if not (isinstance(there, Tensor) and isinstance(value, Tensor)):
+                return False
+            pairs.append((there, value))
+    for there, value in pairs:
+        there.copy_(value)
+    return bool(pairs)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
+def _feed(hasher: hashlib._Hash, node: Any) -> None:
+    if isinstance(node, Tensor):
+        data = node.detach().cpu().contiguous()
+        hasher.update(f"tensor {data.dtype} {tuple(data.shape)}\n".encode())
+        hasher.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(node, Mapping):
+        hasher.update(f"mapping {len(node)}\n".encode())
+        for key in sorted(node, key=repr):
+            hasher.update(f"key {key!r}\n".encode())
+            _feed(hasher, node[key])
+    elif isinstance(node, list | tuple):
+        hasher.update(f"sequence {len(node)}\n".encode())
+        for item in node:
+            _feed(hasher, item)
+    elif node is None or isinstance(node, bool | int | float | str):
+        hasher.update(f"{type(node).__name__} {node!r}\n".encode())
+    else:
+        raise TypeError(f"cannot hash a {type(node).__name__}")

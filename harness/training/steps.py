@@ -1,0 +1,137 @@
+"""The training step that the configuration asks for: plain, through torch.compile, or as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.config import Config
+from harness.errors import UserError
+from harness.training.devices import Compute
+from harness.training.loop import Step, TrainStep
+
+# As many as PyTorch's notes on CUDA graphs advise, so that what is set up lazily is there before the capture.
+_WARM_UP_STEPS = 3
+
+
+def build_step(
+    config: Config,
+    compute: Compute,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    batch_size: int,
+) -> Step:
+    """The step for batches of `batch_size` images and, more slowly, of any other size.
+
+    Raises:
+        UserError: where CUDA graphs are asked for and cannot be had.
+    """
+    step = TrainStep(_compiled(model) if config.compile else model, optimizer, scaler, compute.autocast())
+    if not config.cuda_graphs:
+        return step
+    if compute.device.type != "cuda":
+        raise UserError(f"cuda_graphs=true: needs a CUDA device, must be false on {compute.device_name}")
+    if compute.precision == "fp16":
+        raise UserError("cuda_graphs=true: must be false with precision=fp16, whose loss scaling the host decides on")
+    if not all(group.get("fused") for group in optimizer.param_groups):
+        raise UserError(
+            "cuda_graphs=true: needs an optimizer's fused implementation, as AdamW and SGD have; "
+            f"must be false for this {type(optimizer).__name__}"
+        )
+    return GraphedStep(step, batch_size)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    # Each run of a sweep compiles anew; what earlier ones left would count against torch's limit of recompilations.
+    torch.compiler.reset()
+    return cast(nn.Module, torch.compile(model, dynamic=False))
+
+
+class GraphedStep:
+    """A `TrainStep` recorded once as a CUDA graph and replayed on every batch of `batch_size` images.
+
+    The first batches, and those of other sizes, are trained without the graph, by the same kernels. The graph reads
+    learning rates from the device's memory, where they lie as float32, so a schedule never forces another recording.
+    The optimizer itself keeps them as the floats that the scheduler computes with. Source: PyTorch's notes on CUDA
+    graphs, whole-network capture.
+    """
+
+    def __init__(self, step: TrainStep, batch_size: int) -> None:
+        self.network = step.network
+        self._step, self._optimizer, self._batch_size = step, step.optimizer, batch_size
+        device = next(step.network.parameters()).device
+        self._rates = [torch.zeros((), device=device) for _ in self._optimizer.param_groups]
+        self._rates_there: list[float] = []
+        self._warm_up_steps = 0
+        self._recorded: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `loop.Step`; the result is overwritten by the next call."""
+        self._bring_rates()
+        if len(labels) != self._batch_size:
+            with self._rates_on_the_device():
+                return self._step(images, labels)
+        if self._recorded is None:
+            if self._warm_up_steps < _WARM_UP_STEPS:
+                self._warm_up_steps += 1
+                with self._rates_on_the_device():
+                    return self._warm_up(images, labels)
+            self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
+            with self._rates_on_the_device(), self._capturable():
+                self._recorded = self._record()
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        self._replay()
+        return self._recorded
+
+    def _bring_rates(self) -> None:
+        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        if rates != self._rates_there:
+            for tensor, rate in zip(self._rates, rates, strict=True):
+                tensor.fill_(rate)
+            self._rates_there = rates
+
+    def _rates_on_the_device(self) -> AbstractContextManager[None]:
+        return _replaced(self._optimizer, "lr", self._rates)
+
+    def _capturable(self) -> AbstractContextManager[None]:
+        """Some optimizers want to be told; a fused one computes the same either way."""
+        return _replaced(self._optimizer, "capturable", [True] * len(self._rates))
+
+    def _warm_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            result = self._step(images, labels)
+        here.wait_stream(aside)
+        for tensor in result:
+            tensor.record_stream(here)
+        return result
+
+    def _record(self) -> tuple[Tensor, Tensor]:
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            return self._step(self._images, self._labels)
+
+    def _replay(self) -> None:
+        self._graph.replay()
+
+
+@contextmanager
+def _replaced(optimizer: Optimizer, setting: str, values: Sequence[object]) -> Iterator[None]:
+    """While entered, the parameter groups that have this setting have these values of it, one for each group."""
+    pairs = [(group, value) for group, value in zip(optimizer.param_groups, values, strict=True) if setting in group]
+    kept = [group[setting] for group, _ in pairs]
+    for group, value in pairs:
+        group[setting] = value
+    try:
+        yield
+    finally:
+        for (group, _), value in zip(pairs, kept, strict=True):
+            group[setting] = value

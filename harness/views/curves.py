@@ -1,0 +1,84 @@
+"""Pictures of one run: its schedule and its learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from harness.training.plan import LrPlan
+from harness.views.style import DASHES, GROUP_COLOURS, MARK, TRAIN, VAL, margins, save
+
+
+def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
+    """Draw the learning rate of every group over the epochs as a PNG.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 4))
+    margins(figure, left=0.9, bottom=0.6)
+    axes = figure.subplots()
+    draw_plan(axes, plan)
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    save(path, figure)
+
+
+def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, title: str) -> None:
+    """Draw accuracy, loss and learning rate of the trained epochs (lines of metrics.jsonl) as a PNG.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 9))
+    margins(figure, left=0.9, bottom=0.6)
+    accuracy, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    epochs = [row["epoch"] for row in rows]
+    for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
+        for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
+            label = "training" if part == "train" else "validation"
+            axes.plot(epochs, [_number(row[f"{part}_{kind}"]) for row in rows], dash, color=colour, label=label)
+        _mark_drops(axes, plan)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    if any(_number(row[name]) > 0 for row in rows for name in ("train_loss", "val_loss")):
+        loss.set_yscale("log")
+        for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    accuracy.set_ylabel("accuracy")
+    loss.set_ylabel("cross-entropy (nats)")
+    draw_plan(lr, plan)
+    lr.set_xlabel("epoch")
+    accuracy.set_title(title)
+    save(path, figure)
+
+
+def draw_plan(axes: Axes, plan: LrPlan) -> None:
+    """Draw the rates of a plan as steps on a logarithmic axis."""
+    for index, name in enumerate(plan.groups):
+        rates = [epoch[index] for epoch in plan.rates]
+        colour, dash = GROUP_COLOURS[index % len(GROUP_COLOURS)], DASHES[index % len(DASHES)]
+        axes.step(range(plan.epochs), rates, dash, where="mid", color=colour, label=name)
+    if all(rate > 0 for epoch in plan.rates for rate in epoch):
+        axes.set_yscale("log")
+    axes.set_ylabel("learning rate")
+    axes.grid(alpha=0.3)
+    if len(plan.groups) > 1:
+        axes.legend()
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _mark_drops(axes: Axes, plan: LrPlan) -> None:
+    """A line where a decay by half or more begins; smooth schedules get none."""
+    for change in plan.changes:
+        if any(new <= old / 2 for old, new in zip(change.before, change.after, strict=True)):
+            axes.axvline(change.epoch - 0.5, color=MARK, linestyle=":", linewidth=1)

@@ -1,0 +1,66 @@
+import pytest
+import yaml
+from support.small_runs import ROOT
+
+from harness.app.compose import compose_config
+from harness.errors import UserError
+from harness.stages.identity import flatten, plain
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_sets_what_its_file_says(name):
+    said = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
+    said = flatten({key: value for key, value in said.items() if key not in ("defaults", "hydra")})
+    composed = flatten(plain(compose_config([f"experiment={name}"])[0]))
+    assert {key: composed[key] for key in said} == said
+    assert compose_config([f"experiment={name}", "epochs=7"])[0].epochs == 7
+
+
+def test_defaults_are_the_source_s():
+    config, name = compose_config([])
+    assert name == "multistep"
+    assert config.scheduler.arguments == {"milestones": [30, 80], "gamma": 0.1, "last_epoch": -1}
+    assert config.optimizer.target == "torch.optim.AdamW"
+    assert config.optimizer.arguments["weight_decay"] == 0.01
+    assert config.optimizer.arguments["amsgrad"] is False
+    assert config.deterministic is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["foo=1"], "foo=1: unknown setting; known: data, model"),
+        (["+foo=1"], "foo=1: unknown setting; known: data, model"),
+        (["scheduler.milestone=[3]"], r"scheduler.milestone=\[3\]: unknown setting \(did you mean milestones\?\)"),
+        (["+data.flop=true"], r"data.flop=True: unknown setting \(did you mean flip\?\); known: val_fraction"),
+        (["model=nothing"], "Could not find 'model/nothing'"),
+        (["epochs=0"], "^epochs=0: must be greater than or equal to 1$"),
+        (["epochs=abc"], "^epochs=abc: must be a whole number$"),
+        (["epochs=2.5"], "^epochs=2.5: must be a whole number$"),
+        (["epochs=true"], "^epochs=true: must be a whole number$"),
+        (["seed=-1"], "^seed=-1: must be greater than or equal to 0$"),
+        (["optimizer.lr=0"], "^optimizer.lr=0: must be greater than 0$"),
+        (["optimizer.lr=inf"], "^optimizer.lr=inf: must be a finite number$"),
+        (["device=gpu"], "^device=gpu: must be auto, cpu, cuda or cuda:N$"),
+        (["precision=fp8"], "^precision=fp8: must be auto, fp32, tf32, bf16, fp16$"),
+        (["data.val_fraction=1.5"], "^data.val_fraction=1.5: must be less than 1$"),
+        (["data.name=foo"], "^data.name=foo: must be one of 'digits', 'fashion_mnist'"),
+        (["data=image_folder"], "^data.root: must be set"),
+        (["model=resnet20", "model.depth=21"], r"^model.depth=21: must be 6n\+2"),
+        (["model.channels=[8,0]"], "^model.channels.1=0: must be greater"),
+        (["deterministic=maybe"], "^deterministic=maybe: must be true or false$"),
+        (["scheduler.milestones=30,80"], "use key="),
+        (["epochs=0", "seed=-1"], "(?s)epochs=0.*seed=-1"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(overrides, message):
+    with pytest.raises(UserError, match=message):
+        compose_config(overrides)
+
+
+def test_sgd_with_momentum_is_one_override_away():
+    config, _ = compose_config(["optimizer=sgd"])
+    assert config.optimizer.target == "torch.optim.SGD"
+    assert config.optimizer.arguments["momentum"] == 0.9

@@ -1,0 +1,106 @@
+"""train.py and the scripts as their users start them."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from support.small_runs import ROOT, SMALL, train, train_command
+
+
+def test_a_newcomer_s_command_trains_and_says_what_happened(tmp_path):
+    done = train(tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr
+    folder = next((tmp_path / "runs").iterdir())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "epoch 2: learning rate 0.003 -> 0.0003" in done.stdout
+    assert f"test accuracy: {summary['test_accuracy']:.2%}" in done.stdout
+    assert f"tensorboard --logdir runs/{folder.name}" in done.stdout
+    assert f"best {summary['best_val_accuracy']:.2%} in epoch {summary['best_epoch']}" in done.stdout
+    assert "\x1b" not in done.stdout
+    log = (folder / "train.log").read_text()
+    assert "epoch 2: learning rate 0.003 -> 0.0003" in log
+
+
+def test_milestones_beyond_the_run_are_warned_of_on_the_console(tmp_path):
+    done = train(tmp_path, *SMALL, "scheduler.milestones=[30,80]")
+    assert done.returncode == 0
+    assert "milestone 30 never fires: the run's last epoch is 3 (epochs=4)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("foo=1", "foo=1: unknown setting; known: "),
+        ("scheduler.milestones=[80,30]", "scheduler.milestones=[80, 30]: 30 comes after 80"),
+        ("data=mnist", "Put the files into one of these folders"),
+        ("resume=nowhere", "resume=nowhere: must be auto, never or the folder of a run"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback_and_exits_with_2(tmp_path, override, message):
+    done = train(tmp_path, override, "hydra.run.dir=run")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_on_a_terminal_a_bar_moves_and_changes_are_announced(tmp_path):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        train_command(*SMALL), cwd=tmp_path, stdout=follower, stderr=follower, stdin=follower,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+    )  # fmt: skip
+    os.close(follower)
+    output = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            output += chunk
+    except OSError:  # Linux ends a closed terminal so
+        pass
+    assert process.wait() == 0
+    text = output.decode()
+    assert "epoch 3/3" in text
+    assert "img/s" in text
+    assert "epoch 2: learning rate 0.003 -> 0.0003" in text
+
+
+def preview(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "preview.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_preview_prints_the_changes_draws_them_and_writes_a_picture(tmp_path):
+    shown = preview(tmp_path, "scheduler=multistep", "epochs=100")
+    assert shown.returncode == 0, shown.stderr
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in shown.stdout.splitlines() if line.startswith("│")
+    ]
+    assert cells == [["0", "0.003"], ["30", "0.0003"], ["80", "3e-05"]]
+    assert "▄" in shown.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.png"]
+
+
+def test_preview_refuses_and_warns_as_training_does(tmp_path):
+    assert preview(tmp_path, "scheduler.gamma=2").returncode == 2
+    assert "milestone 30 never fires" in preview(tmp_path, "epochs=20").stdout
+
+
+def test_a_job_of_an_interrupted_sweep_is_continued_on_its_own_though_its_folder_has_signs_in_its_name(tmp_path):
+    sweep = "hydra.sweep.dir=a sweep"
+    assert train(tmp_path, "-m", *SMALL, sweep, "scheduler=multistep", "seed=0,1").returncode == 0
+    folder = tmp_path / "a sweep" / "1_multistep_seed=1"
+    (folder / "summary.json").unlink()
+    done = train(tmp_path, "resume=a sweep/1_multistep_seed=1", "epochs=5")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 5
+    assert "epochs=5" in (folder / ".hydra" / "overrides.yaml").read_text()

@@ -1,0 +1,313 @@
+"""What a comparison says, every number recomputed from the files by independent code."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.run_folders import compared, raw, write_pairs, write_run, write_sweep
+
+from harness.app.compose import compose_config
+from harness.compare.load import load_runs
+from harness.compare.results import aggregate
+from harness.data.sources import DEBIAN_FASHION_MNIST, read_idx
+from harness.errors import UserError
+from harness.report.exports import to_json
+from harness.runs.request import Request
+from harness.runs.run import run
+
+
+@pytest.fixture(scope="module")
+def trained_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three schedules and five seeds, really trained on a part of Fashion-MNIST."""
+    if not (DEBIAN_FASHION_MNIST / "train-images-idx3-ubyte.gz").exists():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    top, files = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("files")
+    for stem in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        array = read_idx(DEBIAN_FASHION_MNIST / f"{stem}.gz")[: 600 if stem.startswith("train") else 200]
+        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (files / stem).write_bytes(header + array.tobytes())
+    common = ["data=fashion_mnist", f"data.root={files}", "data.val_fraction=0.5", "model.channels=[8]", "epochs=10"]
+    schedules = {
+        "constant": ["scheduler=constant"],
+        "step": ["scheduler=step", "scheduler.step_size=4"],
+        "multi": ["scheduler=multistep", "scheduler.milestones=[3,8]"],
+    }
+    for prefix, schedule in schedules.items():
+        for seed in range(5):
+            config, name = compose_config([*common, *schedule, f"seed={seed}", "device=cpu"])
+            run(Request(config, name, top / f"{prefix}_{seed}", resume=False))
+    return top
+
+
+@pytest.fixture(params=["written", "trained"])
+def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with the runs `constant_0` to `multi_4`."""
+    if request.param == "written":
+        return write_sweep(tmp_path)
+    folder: Path = request.getfixturevalue("trained_sweep")
+    return folder
+
+
+def test_every_result_is_what_metrics_jsonl_says(sweep: Path) -> None:
+    document = to_json(compared(sweep, target_accuracy=0.5))
+    found = {entry["label"]: entry for entry in document["main"]["schedules"]}
+    for label, prefix in (("constant", "constant"), ("step", "step"), ("multistep", "multi")):
+        logs = [raw(sweep / f"{prefix}_{seed}") for seed in range(5)]
+        summaries = [json.loads((sweep / f"{prefix}_{s}/summary.json").read_text()) for s in range(5)]
+        accuracy = np.array([[line["val_accuracy"] for line in log] for log in logs])
+        first = [int(np.argmax(row >= 0.5)) + 1 for row in accuracy if row.max() >= 0.5]
+        met = [log for log, row in zip(logs, accuracy, strict=True) if row.max() >= 0.5]
+        seconds = [sum(x["seconds"] for x in log[:n]) for log, n in zip(met, first, strict=True)]
+        expected = {
+            "final_val_accuracy": accuracy[:, -1],
+            "best_val_accuracy": accuracy.max(axis=1),
+            "final_val_loss": [log[-1]["val_loss"] for log in logs],
+            "late_val_loss": [(log[-2]["val_loss"] + log[-1]["val_loss"]) / 2 for log in logs],
+            "test_accuracy": [summary["test_accuracy"] for summary in summaries],
+            "test_loss": [summary["test_loss"] for summary in summaries],
+            "best_epoch": accuracy.argmax(axis=1),
+            "spread": np.ptp(accuracy[:, -2:], axis=1),
+            "images_per_second": [
+                np.median([line["images_per_second"] for line in log if not line["reused"]]) for log in logs
+            ],
+            "epochs_to_target": first,
+            "seconds_to_target": seconds,
+        }
+        assert found[label]["reached"] == len(first)
+        for name, values in expected.items():
+            assert_estimate(found[label][name], values)
+    assert [entry["label"] for entry in document["main"]["schedules"]] == sorted(
+        found, key=lambda label: -found[label]["final_val_accuracy"]["mean"]
+    )
+
+
+def assert_estimate(found: dict[str, Any], values: Any) -> None:
+    mean, error = np.mean(values), stats.sem(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error else (mean, mean)
+    assert found["n"] == len(values)
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((mean, low, high))
+
+
+def test_every_difference_is_what_metrics_jsonl_says(sweep: Path) -> None:
+    document = to_json(compared(sweep))
+    found = {(entry["label"], entry["metric"]): entry for entry in document["differences"]}
+    assert len(found) == document["tests"] == 4
+    p_values = {}
+    for label, prefix in (("step", "step"), ("multistep", "multi")):
+        for metric, last in (("final_val_accuracy", 1), ("late_val_loss", 2)):
+            name = metric.partition("_")[2]
+            mine, base = (
+                np.array([np.mean([e[name] for e in raw(sweep / f"{p}_{seed}")[-last:]]) for seed in range(5)])
+                for p in (prefix, "constant")
+            )
+            entry = found[label, metric]
+            assert_estimate({"n": 5, **entry}, mine - base)
+            p_values[label, metric] = stats.ttest_1samp(mine - base, 0.0).pvalue
+            signs = np.array(list(itertools.product((1, -1), repeat=5)))
+            extreme = np.abs(signs @ (mine - base)) >= abs((mine - base).sum()) - 1e-12
+            assert entry["p_permutation"] == pytest.approx(extreme.mean())
+            assert entry["smallest_permutation_p"] == 2 / 2**5
+    largest = 0.0
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        largest = max(largest, min(1.0, (4 - rank) * p_values[key]))
+        assert found[key]["p_t"] == pytest.approx(p_values[key])
+        assert found[key]["p_holm"] == pytest.approx(largest)
+        up_is_good = key[1] == "final_val_accuracy"
+        good = (found[key]["mean"] > 0) == up_is_good
+        assert found[key]["verdict"] == ("undecided" if largest >= 0.05 else "better" if good else "worse")
+
+
+def test_every_decay_and_curve_is_what_metrics_jsonl_says(sweep: Path) -> None:
+    document = to_json(compared(sweep))
+    logs = {p: [raw(sweep / f"{p}_{s}") for s in range(5)] for p in ("constant", "step", "multi")}
+    expected = {("step", 4): 3, ("step", 8): 2, ("multistep", 3): 3, ("multistep", 8): 2}
+    assert {(e["label"], e["epoch"]): e["epochs_after"] for e in document["decays"]} == expected
+    for entry in document["decays"]:
+        mine = logs["step" if entry["label"] == "step" else "multi"]
+        before, after = entry["epoch"] - 1, entry["epoch"] + entry["epochs_after"] - 1
+        assert entry["factor"] == pytest.approx(0.1)
+        for name, metric in (("accuracy", "val_accuracy"), ("loss", "val_loss")):
+            assert_estimate(entry[f"{name}_before"], [log[before][metric] for log in mine])
+            assert_estimate(entry[f"{name}_after"], [log[after][metric] for log in mine])
+            assert_estimate(entry[f"{name}_change"], [log[after][metric] - log[before][metric] for log in mine])
+            changes = [log[after][metric] - log[before][metric] for log in logs["constant"]]
+            assert_estimate(entry[f"baseline_{name}_change"], changes)
+    for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        band = document["curves"]["step"][metric]
+        for epoch in range(10):
+            point = {key: band[key][epoch] for key in ("n", "mean", "low", "high")}
+            assert_estimate(point, [log[epoch][metric] for log in logs["step"]])
+
+
+def test_a_mean_curve_uses_the_runs_that_have_the_epoch(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=0, epochs=3, val_loss=[3.0, 2.0, 1.0])
+    write_run(tmp_path / "b", seed=1, epochs=3, val_loss=[5.0, float("nan"), 2.0])
+    band = aggregate(load_runs([tmp_path]).runs, "val_loss")
+    assert (band.epochs, band.n, band.mean) == ((0, 1, 2), (2, 1, 2), (4.0, 2.0, 1.5))
+    assert band.low[1] is None
+    assert band.low[0] is not None
+
+
+def test_a_schedule_is_named_by_what_sets_it_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "multistep", 0, arguments={"milestones": [3, 8], "gamma": 0.1, "last_epoch": -1})
+    write_run(tmp_path / "b", "multistep", 0, arguments={"milestones": [5, 8], "gamma": 0.1, "last_epoch": -1})
+    write_run(tmp_path / "c", "step", 0, arguments={"step_size": 4})
+    labels = {result.label for result in compared(tmp_path).results}
+    assert labels == {"multistep milestones=[3, 8]", "multistep milestones=[5, 8]", "step"}
+
+
+def test_other_circumstances_are_kept_apart_and_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "sweep", seeds=2)
+    write_run(tmp_path / "other", "constant", 2, identity={"model.name": "resnet", "code": "def"})
+    write_run(tmp_path / "longer", "constant", 3, epochs=12)
+    found = compared(tmp_path)
+    assert found.main is not None
+    assert found.main.size == 6
+    assert {tuple(group.differs.items()) for group, _ in found.apart} == {
+        (("model.name", ("cnn", "resnet")), ("code", ("abc", "def"))),
+        (("epochs", (10, 12)),),
+    }
+    constant = next(result for result in found.results if result.label == "constant")
+    assert constant.variant.seeds == (0, 1)
+
+
+def test_of_equally_large_groups_the_newest_is_compared(tmp_path: Path) -> None:
+    write_run(tmp_path / "old", identity={"code": "old"}, finished=1e9)
+    write_run(tmp_path / "new", identity={"code": "new"}, finished=1.1e9)
+    main = compared(tmp_path).main
+    assert main is not None
+    assert main.identity["code"] == "new"
+
+
+def test_a_swept_optimizer_setting_is_part_of_the_schedule(tmp_path: Path) -> None:
+    for index, lr in enumerate((0.01, 0.1)):
+        write_run(tmp_path / f"r{index}", identity={"optimizer.lr": lr}, overrides=[f"optimizer.lr={lr}"])
+    found = compared(tmp_path)
+    assert {result.label for result in found.results} == {
+        "constant optimizer.lr=0.01",
+        "constant optimizer.lr=0.1",
+    }
+    assert found.apart == ()
+
+
+def test_a_swept_parameter_group_makes_variants_by_what_differs_in_it(tmp_path: Path) -> None:
+    for index, lr in enumerate((0.1, 0.01)):
+        identity = {"optimizer.groups.head.match": "^head", "optimizer.groups.head.lr": lr}
+        override = f"+optimizer.groups.head={{match:^head,lr:{lr}}}"
+        write_run(tmp_path / f"r{index}", identity=identity, overrides=[override])
+    assert {result.label for result in compared(tmp_path).results} == {
+        "constant optimizer.groups.head.lr=0.01",
+        "constant optimizer.groups.head.lr=0.1",
+    }
+
+
+def test_a_setting_that_only_differs_between_days_keeps_runs_apart(tmp_path: Path) -> None:
+    for day, lr in (("mon", 0.01), ("tue", 0.1)):
+        write_run(tmp_path / day / "0", identity={"optimizer.lr": lr}, overrides=[f"optimizer.lr={lr}"])
+    assert len(compared(tmp_path).apart) == 1
+
+
+def test_a_swept_model_keeps_runs_apart(tmp_path: Path) -> None:
+    for index, model in enumerate(("cnn", "resnet")):
+        write_run(tmp_path / f"{index}", identity={"model.name": model}, overrides=[f"model.name={model}"])
+    assert len(compared(tmp_path).apart) == 1
+
+
+def test_a_repeated_run_counts_once_and_the_first_to_finish_counts(tmp_path: Path) -> None:
+    write_run(tmp_path / "first", weights="same", val_accuracy=[0.5], epochs=1, finished=1e9)
+    write_run(tmp_path / "again", weights="same", val_accuracy=[0.5], epochs=1, finished=2e9)
+    write_run(tmp_path / "lucky", weights="other", val_accuracy=[0.9], epochs=1, finished=3e9)
+    found = compared(tmp_path)
+    assert found.results[0].final_val_accuracy.mean == 0.5
+    assert found.results[0].final_val_accuracy.n == 1
+    assert "counted once" in found.left_out["again"]
+    assert "other weights" in found.left_out["lucky"]
+
+
+def test_equal_plans_under_two_names_are_pointed_out_and_not_merged(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "constant")
+    write_run(tmp_path / "b", "multistep", arguments={"milestones": [80]})
+    found = compared(tmp_path)
+    assert len(found.results) == 2
+    assert [set(labels) for labels in found.equal_plans] == [{"constant", "multistep"}]
+
+
+def test_ranking_never_looks_at_the_test_set(tmp_path: Path) -> None:
+    for name, value, test in (("constant", 0.8, 0.1), ("step", 0.7, 0.99)):
+        folder = write_run(tmp_path / name, name, 0, 1, {"step_size": 4}, val_accuracy=[value])
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "test_accuracy": test}))
+    assert [result.label for result in compared(tmp_path).results] == ["constant", "step"]
+
+
+def test_only_a_drop_to_half_or_less_is_a_decay(tmp_path: Path) -> None:
+    write_run(tmp_path / "smooth", "smooth")  # falls by 0.4 decades an epoch
+    write_run(tmp_path / "gentle", "smooth", arguments={"gamma": 0.5}, identity={"code": "other"})
+    found = compared(tmp_path / "smooth")
+    assert len(found.decays) == 9
+    assert all(decay.epochs_after == 1 for decay in found.decays)
+    assert compared(tmp_path / "gentle").decays == ()
+
+
+def test_constant_is_the_baseline_and_another_can_be_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    assert compared(tmp_path).baseline == "constant"
+    assert compared(tmp_path, baseline="step").baseline == "step"
+    with pytest.raises(UserError, match=r"'stp'.*constant"):
+        compared(tmp_path, baseline="stp")
+
+
+def test_an_ambiguous_baseline_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "step", arguments={"step_size": 5})
+    write_run(tmp_path / "b", "step", arguments={"step_size": 10})
+    assert compared(tmp_path).baseline == "step step_size=5"
+    assert compared(tmp_path, baseline="step step_size=10").baseline == "step step_size=10"
+    with pytest.raises(UserError, match="several"):
+        compared(tmp_path, baseline="step")
+
+
+@pytest.mark.parametrize("target", [0.0, 1.5, float("nan"), 90])
+def test_a_target_that_is_no_fraction_is_refused(tmp_path: Path, target: float) -> None:
+    write_run(tmp_path / "a")
+    with pytest.raises(UserError, match="fraction"):
+        compared(tmp_path, target_accuracy=target)
+
+
+def test_the_default_target_is_met_by_the_lowest_schedule_on_average(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.713, 0.721], [0.9, 0.9])
+    assert compared(tmp_path).target_accuracy == 0.71
+
+
+def test_with_one_seed_there_is_no_claim(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.5], [0.9])
+    found = compared(tmp_path)
+    assert {difference.verdict for difference in found.differences} == {"no claim"}
+    assert found.tests == 0
+
+
+def test_the_seeds_needed_allow_for_the_number_of_tests(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.70, 0.71, 0.72, 0.73], [0.72, 0.70, 0.75, 0.73])
+    found = compared(tmp_path)
+    effect = np.mean([0.02, -0.01, 0.03, 0.0]) / np.std([0.02, -0.01, 0.03, 0.0], ddof=1)
+    powers = {n: stats.nct.sf(stats.t.ppf(1 - 0.05 / 2 / 2, n - 1), n - 1, effect * np.sqrt(n)) for n in range(2, 100)}
+    assert found.tests == 2
+    assert found.differences[0].seeds_needed == min(n for n, power in powers.items() if power >= 0.8)
+
+
+def test_seeds_without_a_partner_are_named(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.5, 0.6, 0.7, 0.8], [0.9, 0.8])
+    difference = compared(tmp_path).differences[0]
+    assert difference.paired.seeds == (0, 1)
+    assert difference.unpaired == (2, 3)

@@ -1,0 +1,90 @@
+"""Intervals, tests, correction and power, against independent calculations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from harness.compare.stats import estimate, holm, paired, seeds_needed
+
+accuracies = st.integers(0, 1000).map(lambda value: value / 1000)
+
+
+@given(st.lists(accuracies, min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1))
+def test_an_estimate_is_scipys_t_interval(values: list[float]) -> None:
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+
+
+def test_one_value_has_no_interval_and_equal_values_have_a_closed_one() -> None:
+    assert (estimate([0.3]).mean, estimate([0.3]).low, estimate([]).mean) == (0.3, None, None)
+    assert (estimate([0.1] * 3).low, estimate([0.1] * 3).high) == pytest.approx((0.1, 0.1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=7))
+def test_both_tests_agree_with_the_textbook_and_never_give_nan(pairs: list[tuple[float, float]]) -> None:
+    first = dict(enumerate(pair[0] for pair in pairs))
+    second = dict(enumerate(pair[1] for pair in pairs))
+    found = paired(first, second)
+    thousandths = [round(1000 * a) - round(1000 * b) for a, b in pairs]
+    observed = abs(sum(thousandths))
+    flips = itertools.product((-1, 1), repeat=len(pairs))
+    as_extreme = [abs(sum(s * d for s, d in zip(signs, thousandths, strict=True))) >= observed for signs in flips]
+    assert found.p_permutation == pytest.approx(np.mean(as_extreme))
+    if len(set(thousandths)) == 1:
+        assert found.p_t == (1.0 if observed == 0 else None)
+        assert found.estimate.sd == 0.0
+    else:
+        t = np.mean(thousandths) / (np.std(thousandths, ddof=1) / math.sqrt(len(pairs)))
+        assert found.p_t == pytest.approx(2 * stats.t.sf(abs(t), len(pairs) - 1), rel=1e-6)
+        half = stats.t.ppf(0.975, len(pairs) - 1) * np.std(thousandths, ddof=1) / math.sqrt(len(pairs))
+        assert found.estimate.high == pytest.approx((np.mean(thousandths) + half) / 1000)
+    assert all(value is None or math.isfinite(value) for value in (found.p, found.estimate.low, found.estimate.sd))
+
+
+def test_only_shared_seeds_are_paired() -> None:
+    found = paired({0: 0.5, 1: 0.6, 7: 0.9}, {1: 0.5, 0: 0.3, 3: 0.1})
+    assert found.seeds == (0, 1)
+    assert found.differences == pytest.approx((0.2, 0.1))
+
+
+def test_rounding_errors_are_not_taken_for_variance() -> None:
+    found = paired({0: 0.1 + 0.2, 1: 0.3, 2: 0.5}, {0: 0.2, 1: 0.2, 2: 0.4})
+    assert found.estimate.sd == 0.0
+    assert (found.p_t, found.p) == (None, 0.25)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.999))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
+    rejected: set[int] = set()
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[index] * (len(p_values) - rank) > level:
+            break
+        rejected.add(index)
+    assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@pytest.mark.parametrize(("effect", "needed"), [(0.5, 34), (0.8, 15), (1.0, 10)])
+def test_seeds_needed_agree_with_published_power_tables(effect: float, needed: int) -> None:
+    assert seeds_needed(effect, 1.0, 0.05) == needed
+
+
+def test_seeds_needed_reach_the_promised_power_in_simulation() -> None:
+    needed = seeds_needed(0.9, 1.0, 0.01)
+    assert needed is not None
+    draws = np.random.default_rng(0).normal(0.9, 1.0, (20_000, needed))
+    power = np.mean(stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.01)
+    assert 0.79 < power < 0.84
+
+
+def test_no_number_of_seeds_is_promised_for_a_difference_of_nothing() -> None:
+    assert seeds_needed(0.0, 1.0, 0.05) is None
+    assert seeds_needed(1e-6, 1.0, 0.05) is None

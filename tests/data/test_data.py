@@ -1,0 +1,185 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.app.compose import compose_config
+from harness.data import sources
+from harness.data.augment import EpochAugmentation, RowCrops
+from harness.data.dataset import load_dataset
+from harness.data.images import stratified
+from harness.data.loader import Loader
+from harness.errors import UserError
+
+
+def dataset(*overrides):
+    config, _ = compose_config(list(overrides))
+    return config.data, load_dataset(config.data)
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60), fraction=st.floats(0.0, 1.0), seed=st.integers(0, 9)
+)
+def test_stratified_choice_has_the_size_asked_for_and_each_class_in_proportion(labels, fraction, seed):
+    labels = torch.tensor(labels)
+    count = round(len(labels) * fraction)
+    mask = stratified(labels, count, torch.Generator().manual_seed(seed))
+    assert int(mask.sum()) == count
+    for label in labels.unique():
+        share = int((labels == label).sum()) * count / len(labels)
+        assert abs(int((labels[mask] == label).sum()) - share) < 1
+
+
+def test_digits_parts_are_disjoint_complete_and_the_same_for_every_run_seed():
+    _, parts = dataset("data=digits", "seed=5")
+    assert [len(part) for part in (parts.train, parts.val, parts.test)] == [1150, 288, 359]
+    assert sum(len(part) for part in (parts.train, parts.val, parts.test)) == 1797
+    assert dataset("data=digits", "seed=6")[1].fingerprint == parts.fingerprint
+    assert dataset("data=digits", "data.split_seed=1")[1].fingerprint != parts.fingerprint
+    assert (parts.train.images.dtype, parts.train.images.max(), parts.shape) == (torch.uint8, 255, (1, 8, 8))
+
+
+def test_crops_are_shifts_of_the_zero_padded_image_and_flips_are_mirrored():
+    images = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
+    images = images.view(1, 3, 3, 1).repeat(2, 1, 1, 1)
+    choice = EpochAugmentation(1, torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([False, True]))
+    shifted, mirrored = RowCrops(choice, 3, 3, 1)(images, slice(0, 2)).squeeze(-1)
+    assert shifted.tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
+    assert mirrored.tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
+
+
+@pytest.mark.parametrize("storage", ["device", "host"])
+def test_cutout_blanks_a_square_and_changes_nothing_else(storage):
+    def batches(*overrides):
+        config, parts = dataset("data=digits", "data.train_size=200", f"data.storage={storage}", *overrides)
+        return torch.cat([images for images, _ in Loader(parts, config, 64, 0, torch.device("cpu")).train(3)])
+
+    whole, cut = batches(), batches("data.cutout=3")
+    corners = set()
+    for before, after in zip(whole.squeeze(1), cut.squeeze(1), strict=True):
+        rows, columns = (before != after).nonzero().unbind(1)
+        top, left = int(rows.min()), int(columns.min())
+        assert after[rows, columns].count_nonzero() == 0
+        assert len(rows) == len(rows.unique()) * len(columns.unique())
+        assert len(rows.unique()) <= 3
+        assert len(columns.unique()) <= 3
+        corners.add((top, left))
+    assert len(corners) > 20
+    with pytest.raises(UserError, match=r"data.cutout=8: must be below 8, the images' shorter side in pixels"):
+        batches("data.cutout=8")
+
+
+def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_seed_and_epoch():
+    config, parts = dataset("data=digits", "data.crop_padding=0", "data.train_size=100")
+
+    def epoch(seed, number):
+        loader = Loader(parts, config, 32, seed, torch.device("cpu"))
+        return torch.cat([images for images, _ in loader.train(number)])
+
+    first = epoch(0, 3)
+    assert torch.equal(first, epoch(0, 3))
+    assert not torch.equal(first, epoch(0, 4))
+    assert not torch.equal(first, epoch(1, 3))
+    assert torch.equal(first.flatten(1).sort(0).values, epoch(0, 4).flatten(1).sort(0).values)
+    assert first.mean().abs() < 1e-5
+    assert first.std(correction=0) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_batches_are_channels_last():
+    config, parts = dataset("data=synthetic", "data.images=100", "data.image_size=8")
+    loader = Loader(parts, config, 32, 0, torch.device("cpu"))
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in loader.train(0))
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in loader.evaluation("val"))
+
+
+def write_idx(path, array):
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = header + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_mnist(folder, suffix):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("t10k", 20)):
+        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", np.arange(count, dtype=np.uint8) % 10)
+
+
+@pytest.mark.parametrize(("place", "suffix"), [("", ".gz"), ("FashionMNIST/raw", "")])
+def test_fashion_mnist_is_found_under_root_before_any_other_place(tmp_path, place, suffix):
+    write_mnist(tmp_path / "files" / place, suffix)
+    _, parts = dataset("data=fashion_mnist", f"data.root={tmp_path / 'files'}", "data.val_fraction=0.25")
+    assert [len(part) for part in (parts.train, parts.val, parts.test)] == [30, 10, 20]
+    assert parts.classes[9] == "Ankle boot"
+
+
+def test_fashion_mnist_is_found_where_debian_puts_it(tmp_path, monkeypatch):
+    write_mnist(tmp_path / "debian", ".gz")
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    assert len(dataset("data=fashion_mnist", f"data.root={tmp_path}/none")[1].test) == 20
+
+
+def test_absent_files_are_named_in_two_lines_with_what_to_do(tmp_path):
+    with pytest.raises(UserError) as error:
+        dataset("data=mnist", f"data.root={tmp_path}/none", "data.download=false")
+    first, second = str(error.value).splitlines()
+    assert f"{tmp_path}/none" in first
+    assert "data.root=FOLDER" in second
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    write_mnist(tmp_path / "files", ".gz")
+    damaged = tmp_path / "files" / "train-images-idx3-ubyte.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{damaged}: damaged"):
+        dataset("data=fashion_mnist", f"data.root={tmp_path}/files")
+
+
+def write_pictures(root, classes=("cat", "a dog"), mode="RGB", size=(20, 12)):
+    for part, count in (("train", 6), ("test", 2)):
+        for value, name in enumerate(classes):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new(mode, size, (value * 200,) * len(mode)).save(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_folder_is_cut_square_scaled_and_labelled_by_folder(tmp_path, channels):
+    write_pictures(tmp_path)
+    _, parts = dataset(
+        "data=image_folder",
+        f"data.root={tmp_path}",
+        "data.image_size=8",
+        f"data.channels={channels}",
+        "data.val_fraction=0.2",
+    )
+    assert parts.classes == ("a dog", "cat")
+    assert parts.shape == (channels, 8, 8)
+    assert [int(image.max()) for image in parts.test.images] == [200, 200, 0, 0]
+    assert parts.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_image_folder_names_the_file_it_cannot_read(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "train" / "cat" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"bad.png: cannot be read as an image"):
+        dataset("data=image_folder", f"data.root={tmp_path}")
+
+
+def test_image_folder_with_different_classes_in_test_is_refused(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "bird")
+    with pytest.raises(UserError, match=r"only in one: \['bird', 'cat'\]"):
+        dataset("data=image_folder", f"data.root={tmp_path}")
+
+
+def test_more_training_images_than_there_are_is_refused():
+    with pytest.raises(UserError, match=r"data\.train_size=5000: must be at most 1150"):
+        dataset("data=digits", "data.train_size=5000")

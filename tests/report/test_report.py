@@ -1,0 +1,370 @@
+"""The report as its readers meet it: sentences, tables, page, files and the command that makes them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.run_folders import compared, write_pairs, write_run, write_sweep
+
+from harness.compare.grid import find_grid
+from harness.compare.stats import Estimate
+from harness.errors import UserError
+from harness.report.blocks import Paragraph, Table
+from harness.report.content import decay_blocks
+from harness.report.words import loss, p_text, percent, verdicts
+from harness.report.write import Report, write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "lr.png", "curves.png"}
+HOSTILE = 'a "b" <script>alert(1)</script> & | $x_ *'
+
+
+def reported(top: Path, **options: Any) -> Report:
+    return write_report([top], top / "report", **options)
+
+
+def names(report: Report) -> set[str]:
+    return {path.name for path in report.files}
+
+
+# Sentences
+
+
+def test_a_clear_win_reads_as_one(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.70, 0.71, 0.72, 0.73, 0.74], [0.80, 0.812, 0.819, 0.832, 0.837])
+    assert verdicts(compared(tmp_path))[0] == (
+        "step beats constant in final validation accuracy by 10.00 points "
+        "(95 % interval 9.74 to 10.26, Holm-corrected p < 0.0001, 5 seeds)."
+    )
+
+
+def test_a_win_in_loss_is_a_lower_loss(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [1.2, 1.3, 1.25, 1.4], [0.91, 0.99, 0.96, 1.1], losses=True)
+    sentence = verdicts(compared(tmp_path))[1]
+    assert sentence.startswith("step beats constant in late validation loss by 0.2975 (95 % interval 0.28")
+
+
+def test_a_loss_of_accuracy_is_called_worse_with_a_positive_size(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.80, 0.812, 0.819, 0.832], [0.70, 0.71, 0.72, 0.73])
+    sentence = verdicts(compared(tmp_path))[0]
+    assert sentence.startswith("step is worse than constant in final validation accuracy by 10.08 points (95 % inter")
+    assert "-" not in sentence.replace("Holm-corrected", "")
+
+
+def test_chance_is_called_chance_and_the_seeds_needed_are_given(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.70, 0.71, 0.72], [0.72, 0.70, 0.73])
+    found = compared(tmp_path)
+    sentence = verdicts(found)[0]
+    needed = found.differences[0].seeds_needed
+    assert "is 0.67 points above constant, but that could be chance (95 % interval -3.13 to 4.46" in sentence
+    assert f"{needed} seeds in all ({(needed or 0) - 3} more) would be needed" in sentence
+
+
+def test_an_interval_without_zero_that_decides_nothing_is_explained(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.70, 0.71, 0.72], [0.80, 0.7754, 0.8546])
+    found = compared(tmp_path)
+    first = found.differences[0]
+    assert (first.paired.p or 1) < 0.05 <= (first.p_holm or 0)
+    assert "but among so many tests that could be chance (95 % interval 1.40 to 18.60, Holm" in verdicts(found)[0]
+
+
+def test_a_diverged_seed_is_told_wherever_its_loss_is_missing(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [float("nan"), 0.4, 0.5], [0.30, 0.31, 0.33], losses=True)
+    report = reported(tmp_path)
+    text = " ".join(report.text.split())
+    assert re.search(r"constant \(baseline\) 3 .* 0\.4500 ± 0\.6353 \(2 of 3 runs\) .* \(2 of 3 runs\)", text)
+    assert "constant diverged with seed 0: the validation loss stopped being a number." in text
+    assert "compared over the seeds that both have" not in text
+
+
+def test_equal_results_and_single_seeds_make_no_claim(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "equal", [0.7, 0.8], [0.7, 0.8])
+    write_pairs(tmp_path / "one", [0.7], [0.8])
+    equal, one = verdicts(compared(tmp_path / "equal"))[0], verdicts(compared(tmp_path / "one"))[0]
+    assert equal == "step and constant have the same final validation accuracy with each of the 2 seeds."
+    assert one == (
+        "step is 10.00 points above constant in final validation accuracy with the one seed that both have (0); "
+        "no claim is possible from one seed."
+    )
+    assert "no claim is possible" in reported(tmp_path / "one").text
+
+
+def test_one_difference_repeated_exactly_gives_no_nan(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.5, 0.6, 0.7], [0.6, 0.7, 0.8])
+    report = reported(tmp_path)
+    assert "the same difference with every seed" in report.text
+    assert all("nan" not in (tmp_path / "report" / name).read_text().lower() for name in ("report.md", "runs.csv"))
+
+
+def test_schedules_without_a_shared_seed_are_not_paired(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "constant", 0)
+    write_run(tmp_path / "b", "step", 1, arguments={"step_size": 4})
+    assert "share no seed" in verdicts(compared(tmp_path))[0]
+
+
+def test_the_limit_of_the_permutation_test_is_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    text = " ".join(reported(tmp_path).text.split())
+    assert "cannot reach 0.05 with fewer than six seeds (its smallest p is 0.062 with 5 seeds)" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.00004, "< 0.0001"), (0.00213, "0.0021"), (0.1, "0.10"), (0.999, "1.0"), (None, "-")]
+)
+def test_p_values_have_two_significant_digits(p: float | None, text: str) -> None:
+    assert p_text(p) == text
+
+
+def test_numbers_have_the_digits_that_readers_expect() -> None:
+    value = Estimate(5, 0.912345, 0.907, 0.91769, 0.01)
+    assert (percent(value), loss(value)) == ("91.23 ± 0.53", "0.9123 ± 0.0053")
+    assert percent(Estimate(1, 0.5, None, None, None)) == "50.00"
+    assert percent(Estimate(0, None, None, None, None)) == "-"
+
+
+# Files
+
+
+def test_the_report_is_all_its_files(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    report = reported(tmp_path)
+    assert names(report) == FILES == {path.name for path in (tmp_path / "report").iterdir()}
+    for name in ("lr.png", "curves.png"):
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+    assert "step" in report.text
+    assert "±" in report.text
+
+
+def test_the_report_is_the_same_when_made_again(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    first = {path.name: path.read_bytes() for path in reported(tmp_path).files}
+    assert {path.name: path.read_bytes() for path in reported(tmp_path).files} == first
+
+
+def test_without_runs_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs"):
+        reported(tmp_path)
+    write_run(tmp_path / "a")
+    with pytest.raises(UserError, match="baseline"):
+        reported(tmp_path, baseline="nobody")
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        reported(tmp_path)
+    assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_failed_runs_alone_still_make_a_report(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    summary = {"status": "failed", "error": "CUDA out of memory", "scheduler": None, "seed": None}
+    (tmp_path / "job" / "summary.json").write_text(json.dumps(summary))
+    report = reported(tmp_path)
+    assert names(report) == FILES - {"lr.png", "curves.png"}
+    assert "CUDA out of memory" in report.text
+    assert "CUDA out of memory" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_comparison_json_is_strict_json(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [0.5, 0.6], [float("nan"), 0.4], losses=True)
+    reported(tmp_path)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    document = json.loads((tmp_path / "report" / "comparison.json").read_text(), parse_constant=refuse)
+    assert document["main"]["schedules"]
+
+
+def test_runs_csv_has_every_run_with_settings_results_and_status(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", "multistep", 3, arguments={"milestones": [3, 8]}, val_accuracy=[0.5], epochs=1)
+    killed = write_run(tmp_path / "killed", identity={"model.name": "other"})
+    (killed / "summary.json").unlink()
+    reported(tmp_path)
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    good = rows["good"]
+    assert (good["status"], good["counted"], good["seed"]) == ("completed", "yes", "3")
+    assert (good["final_val_accuracy"], good["scheduler.milestones"], good["model.name"]) == ("0.5", "[3, 8]", "cnn")
+    assert rows["killed"]["counted"] == "no"
+    assert rows["killed"]["reason"] == "unfinished after 10 of 10 epochs"
+
+
+def test_what_is_kept_apart_and_left_out_is_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    write_run(tmp_path / "stranger", identity={"model.name": "resnet"})
+    (write_run(tmp_path / "dead", seed=9) / "summary.json").unlink()
+    report = reported(tmp_path)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "model.name: resnet instead of cnn" in text
+    assert "runs: stranger" in text
+    assert "dead: unfinished after 10 of 10 epochs" in text
+    assert "1 run that differs in model.name" in report.text
+
+
+# Markdown and page
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, the ids, the visible text and the tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+
+
+def test_the_page_needs_no_network_and_draws_every_schedule(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    reported(tmp_path)
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert page.tags["svg"] == 2
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    referred = {link[1:] for link in page.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", text))
+    assert referred <= set(page.ids)
+    for colour in ("#0072b2", "#d55e00", "currentColor"):
+        assert f"stroke: {colour}" in text
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    write_run(tmp_path / HOSTILE.replace("/", "-"), HOSTILE, 0)
+    write_run(tmp_path / "plain", "constant", 0)
+    failed = tmp_path / "failed"
+    failed.mkdir()
+    (failed / "summary.json").write_text(json.dumps({"status": "failed", "error": HOSTILE}))
+    reported(tmp_path)
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    assert page.tags["script"] == 1
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "<script" not in text.replace("\\<script", "")
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+
+
+def test_names_that_would_steer_a_terminal_or_are_no_unicode_are_written_harmlessly(tmp_path: Path) -> None:
+    write_run(tmp_path / os.fsdecode(b"bad \xff\x1b[2J"), "line\nbreak\x1b[2J", 0, arguments={"x": "\ud800"})
+    write_run(tmp_path / "plain", "constant", 0)
+    report = reported(tmp_path)
+    assert "\x1b" not in report.text
+    assert any(line.startswith("line\N{REPLACEMENT CHARACTER}break") for line in report.text.splitlines())
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        found = [row["run"] for row in csv.DictReader(file)]
+    assert found == ["bad \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2J", "plain"]
+
+
+def test_a_schedule_with_many_decays_leaves_room_for_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "step", 0, 60, {"step_size": 1, "gamma": 0.5}, val_accuracy=[0.9] * 60)
+    write_run(tmp_path / "b", "multistep", 0, 60, {"milestones": [20, 40], "gamma": 0.1}, val_accuracy=[0.8] * 60)
+    blocks = decay_blocks(compared(tmp_path))
+    table = next(block for block in blocks if isinstance(block, Table))
+    shown = [(row[0].text, row[1].text) for row in table.rows]
+    assert shown == [("step", str(epoch)) for epoch in range(1, 24)] + [("multistep", "20"), ("multistep", "40")]
+    assert Paragraph("36 more decays in comparison.json.") in blocks
+
+
+def test_a_thousand_runs_keep_a_readable_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "base", "constant", 0, 1, val_accuracy=[0.01])
+    for index in range(999):
+        write_run(tmp_path / f"r{index:04}", "step", 0, 1, {"step_size": index + 1}, val_accuracy=[(index + 1) / 1000])
+    report = reported(tmp_path)
+    lines = report.text.split("\n")
+    assert len(lines) < 60
+    rule = next(index for index, line in enumerate(lines) if line.startswith("---"))
+    assert lines[rule + 1].startswith("step step_size=999 ")
+    assert any(line.startswith("constant (baseline)") for line in lines)
+    assert "975 more schedules are in comparison.json; runs.csv has every run." in report.text
+    assert len((tmp_path / "report" / "runs.csv").read_text().splitlines()) == 1001
+    assert len((tmp_path / "report" / "report.md").read_text().splitlines()) < 250
+
+
+# Heat map
+
+
+def test_two_swept_settings_make_a_heat_map(tmp_path: Path) -> None:
+    value = iter(range(1, 7))
+    for milestones in ([3, 8], [5, 8], [10, 12]):
+        for gamma in (0.1, 0.5):
+            arguments = {"milestones": milestones, "gamma": gamma}
+            name = f"{milestones[0]} {gamma}"
+            write_run(tmp_path / name, "multistep", 0, 1, arguments, val_accuracy=[next(value) / 10])
+    grid = find_grid(compared(tmp_path).results)
+    assert grid is not None
+    assert (grid.row_name, grid.rows) == ("milestones", ("[3, 8]", "[5, 8]", "[10, 12]"))
+    assert (grid.column_name, grid.columns) == ("gamma", ("0.1", "0.5"))
+    assert grid.means == ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))
+    assert names(reported(tmp_path)) == FILES | {"heatmap.png"}
+
+
+def test_two_swept_milestones_make_a_heat_map_with_empty_cells(tmp_path: Path) -> None:
+    for index, milestones in enumerate(([10, 20], [10, 5], [9, 20])):
+        write_run(tmp_path / str(index), "multistep", 0, 1, {"milestones": milestones}, val_accuracy=[index / 10])
+    grid = find_grid(compared(tmp_path).results)
+    assert grid is not None
+    assert (grid.row_name, grid.column_name) == ("milestones[0]", "milestones[1]")
+    assert (grid.rows, grid.columns) == (("9", "10"), ("5", "20"))
+    assert grid.means == ((None, 0.2), (0.1, 0.0))
+
+
+def test_settings_that_always_change_together_make_no_heat_map(tmp_path: Path) -> None:
+    for index in range(3):
+        write_run(tmp_path / str(index), "multistep", 0, 1, {"milestones": [index + 1], "gamma": 0.1 * (index + 1)})
+    assert find_grid(compared(tmp_path).results) is None
+
+
+def test_a_heat_map_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=1)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "heatmap.png").write_bytes(b"old")
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    reported(tmp_path)
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES | {"notes.txt"}
+
+
+# Command
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments]
+    return subprocess.run(script, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_command_reports_beside_the_runs(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "my sweep", seeds=2)
+    done = command(tmp_path, "my sweep", "--baseline", "step", "--target-accuracy", "0.6")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "step (baseline)" in done.stdout
+    assert "Target accuracy 60 % (given)" in " ".join(done.stdout.split())
+    assert (tmp_path / "my sweep" / "report" / "report.html").is_file()
+
+
+def test_the_command_explains_what_the_user_can_mend(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = command(tmp_path, "empty")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no runs in empty: a run folder holds run.json")

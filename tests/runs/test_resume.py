@@ -1,0 +1,278 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+from support.small_runs import SMALL, read_rows, train, train_command, untimed
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+from harness.errors import UserError
+from harness.runs import run as run_module
+from harness.runs.checkpoints import Checkpoints
+from harness.runs.tracking import Tracker
+from harness.training.state import DamagedCheckpointError, load_state
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL to the code under test: no handler of ordinary exceptions sees it."""
+
+
+def killed(monkeypatch, start, cls, method, call, *, after):
+    """Call `start`, dying before or after the call number `call` of a method."""
+    original, calls = getattr(cls, method), []
+
+    def dying(*args, **kwargs):
+        calls.append(None)
+        if after:
+            original(*args, **kwargs)
+        if len(calls) == call:
+            raise Killed
+        if not after:
+            original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, method, dying)
+        with pytest.raises(Killed):
+            start()
+
+
+def written_steps(folder):
+    """How often each (tag, step) stands in the raw event files: no reader has purged anything here."""
+    counts = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    counts[value.tag, event.step] = counts.get((value.tag, event.step), 0) + 1
+    return counts
+
+
+def assert_as_uninterrupted(resumed, folder, alone, alone_folder):
+    assert resumed["weights_sha256"] == alone["weights_sha256"]
+    assert untimed(read_rows(folder)) == untimed(read_rows(alone_folder))
+    assert written_steps(folder) == written_steps(alone_folder)
+    assert set(written_steps(folder).values()) == {1}
+    timeless = [{k: v for k, v in summary.items() if k != "seconds"} for summary in (resumed, alone)]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize(
+    ("cls", "method", "call", "after"),
+    [
+        (Tracker, "epoch", 1, False),
+        (Tracker, "epoch", 3, False),
+        (Tracker, "epoch", 3, True),
+        (Checkpoints, "save", 1, False),
+        (Checkpoints, "save", 3, True),
+        (Checkpoints, "save", 4, True),
+        (Tracker, "finish", 1, False),
+        (Tracker, "finish", 1, True),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
+    small_run, tmp_path, monkeypatch, cls, method, call, after, every
+):
+    settings = ("epochs=6", f"checkpoint.every={every}", "model.dropout=0.3", "scheduler.milestones=[2,5]")
+    alone = small_run(tmp_path / "alone", *settings)
+    killed(monkeypatch, lambda: small_run(tmp_path / "killed", *settings), cls, method, call, after=after)
+    done = max([0, *Checkpoints(tmp_path / "killed" / "checkpoints", 1, 2).files()])
+    trained = []
+    original = run_module.train_epoch
+    monkeypatch.setattr(run_module, "train_epoch", lambda *a: trained.append(None) or original(*a))
+    resumed = small_run(tmp_path / "killed", *settings, resume=True)
+    assert len(trained) == 6 - done
+    assert_as_uninterrupted(resumed, tmp_path / "killed", alone, tmp_path / "alone")
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer=sgd", "optimizer.amsgrad=true", "optimizer/groups=no_weight_decay"])
+def test_every_optimizer_s_state_survives(small_run, tmp_path, monkeypatch, optimizer):
+    alone = small_run(tmp_path / "alone", optimizer)
+    killed(monkeypatch, lambda: small_run(tmp_path / "killed", optimizer), Checkpoints, "save", 2, after=True)
+    resumed = small_run(tmp_path / "killed", optimizer, resume=True)
+    assert_as_uninterrupted(resumed, tmp_path / "killed", alone, tmp_path / "alone")
+
+
+def command_line(*overrides):
+    return [*SMALL, "epochs=60", "scheduler.milestones=[30]", "hydra.run.dir=run", *overrides]
+
+
+def start_until_epoch(folder, epoch):
+    process = subprocess.Popen(
+        train_command(*command_line()), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    rows = folder / "run" / "metrics.jsonl"
+    while not (rows.exists() and rows.read_bytes().count(b"\n") > epoch):
+        assert process.poll() is None, process.stderr.read()
+    return process
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    finished = train(folder, *command_line())
+    assert finished.returncode == 0, finished.stderr
+    return folder / "run"
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_sigkill_then_resume_gives_the_same_bits_through_train_py(tmp_path, alone):
+    process = start_until_epoch(tmp_path, 20)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    resumed = train(tmp_path, "resume=run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_as_uninterrupted(summary_of(tmp_path / "run"), tmp_path / "run", summary_of(alone), alone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_where_the_printed_command_continues_it(tmp_path, alone, number):
+    process = start_until_epoch(tmp_path, 10)
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    summary = summary_of(tmp_path / "run")
+    assert summary["status"] == "interrupted"
+    assert 10 < summary["epochs_trained"] == len(read_rows(tmp_path / "run")) < 60
+    command = next(line for line in output.splitlines() if "continue with: " in line).partition("continue with: ")[2]
+    assert command.startswith("python train.py ")
+    assert command.endswith(" resume=run")
+    continued = train(tmp_path, *command_line(), "resume=run")
+    assert continued.returncode == 0, continued.stderr
+    assert_as_uninterrupted(summary_of(tmp_path / "run"), tmp_path / "run", summary_of(alone), alone)
+
+
+def test_between_checkpoints_a_signal_lets_the_epoch_finish_and_be_saved(small_run, tmp_path, monkeypatch):
+    original = run_module.train_epoch
+
+    def interrupted_in_epoch_1(*args):
+        if len(list(tmp_path.glob("metrics.jsonl"))) and len(read_rows(tmp_path)) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(run_module, "train_epoch", interrupted_in_epoch_1)
+    monkeypatch.setattr(Checkpoints, "is_due", lambda *_: False)
+    with pytest.raises(SystemExit) as stopped:
+        small_run(tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_00002.pt"]
+    assert len(read_rows(tmp_path)) == 2
+
+
+def test_the_last_two_checkpoints_and_the_best_are_kept(small_run, tmp_path):
+    summary = small_run(tmp_path, "epochs=8", "scheduler.milestones=[2]")
+    kept = {int(path.stem.removeprefix("epoch_")) for path in (tmp_path / "checkpoints").glob("*.pt")}
+    assert kept == {7, 8, summary["best_epoch"] + 1}
+
+
+def killed_after_three(small_run, folder, monkeypatch, *overrides):
+    killed(monkeypatch, lambda: small_run(folder, *overrides), Checkpoints, "save", 3, after=True)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(small_run, tmp_path, monkeypatch, damage):
+    alone = small_run(tmp_path / "alone")
+    killed_after_three(small_run, tmp_path / "killed", monkeypatch)
+    path = tmp_path / "killed" / "checkpoints" / "epoch_00003.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        weights = load_state(path).model["head.weight"].contiguous().numpy().tobytes()
+        content[content.index(weights) + 5] ^= 1
+    path.write_bytes({"flip": content, "cut": content[: len(content) // 2], "empty": b""}[damage])
+    with pytest.raises(DamagedCheckpointError):
+        load_state(path)
+    resumed = small_run(tmp_path / "killed", resume=True)
+    assert_as_uninterrupted(resumed, tmp_path / "killed", alone, tmp_path / "alone")
+    assert path.with_suffix(".pt.damaged").exists()
+
+
+def test_checkpoints_load_with_weights_only(small_run, tmp_path):
+    small_run(tmp_path)
+    content = torch.load(tmp_path / "checkpoints" / "epoch_00004.pt", weights_only=True)
+    assert content["epoch"] == 4
+    assert untimed(content["rows"]) == untimed(read_rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "batch_size=32", "optimizer.weight_decay=0.5", "model.channels=[4]", "data.split_seed=3"]
+)
+def test_a_run_is_not_continued_with_other_settings(small_run, tmp_path, monkeypatch, override):
+    killed_after_three(small_run, tmp_path, monkeypatch)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]}=.*: the run was begun with"):
+        small_run(tmp_path, override, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_longer_training_continues_a_completed_run(small_run, tmp_path):
+    small_run(tmp_path / "run", "epochs=4")
+    longer = small_run(tmp_path / "run", "epochs=6", resume=True)
+    assert_as_uninterrupted(longer, tmp_path / "run", small_run(tmp_path / "alone", "epochs=6"), tmp_path / "alone")
+
+
+def test_a_changed_milestone_takes_effect_from_a_checkpoint_that_agrees(small_run, tmp_path, monkeypatch):
+    killed_after_three(small_run, tmp_path / "run", monkeypatch, "scheduler.milestones=[2]")
+    changed = small_run(tmp_path / "run", "scheduler.milestones=[2,3]", resume=True)
+    alone = small_run(tmp_path / "alone", "scheduler.milestones=[2,3]")
+    assert_as_uninterrupted(changed, tmp_path / "run", alone, tmp_path / "alone")
+
+
+def test_a_schedule_that_differs_before_every_checkpoint_is_refused_and_nothing_is_lost(small_run, tmp_path):
+    small_run(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="the schedule differs from the trained one at epoch 1"):
+        small_run(tmp_path, "scheduler.milestones=[1]", "checkpoint.keep=1", resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_completed_run_is_left_as_it_is(small_run, tmp_path):
+    summary = small_run(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert small_run(tmp_path, resume=True) == summary
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_fewer_epochs_than_trained_are_refused(small_run, tmp_path):
+    small_run(tmp_path)
+    with pytest.raises(UserError, match=r"epochs=1: this run has already trained \d epochs"):
+        small_run(tmp_path, "epochs=1", resume=True)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(small_run, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process is training in this folder"):
+        small_run(tmp_path)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_where_it_was(small_run, tmp_path, monkeypatch):
+    alone = small_run(tmp_path / "alone")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_space(descriptor):
+        raise full
+
+    def third_save_fails(self, state, best_epoch):
+        if state.epoch == 3:
+            monkeypatch.setattr(os, "fsync", no_space)
+        save(self, state, best_epoch)
+
+    save = Checkpoints.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", third_save_fails)
+        with pytest.raises(UserError, match=r"epoch_00003\.pt: cannot be written: No space left on device"):
+            small_run(tmp_path / "full")
+    monkeypatch.undo()
+    resumed = small_run(tmp_path / "full", resume=True)
+    assert_as_uninterrupted(resumed, tmp_path / "full", alone, tmp_path / "alone")

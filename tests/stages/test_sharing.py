@@ -1,0 +1,316 @@
+"""Runs that share epochs through the stage store, and what may not be shared."""
+
+import json
+import logging
+import multiprocessing
+import random
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.small_runs import SMALL, read_rows, train, train_command, untimed
+
+from harness import files
+from harness.app.compose import compose_config
+from harness.runs import run as run_module
+from harness.runs.request import Request
+from harness.runs.run import run
+from harness.stages.identity import planned
+from harness.stages.store import StageStore
+from harness.stages.tree import PlannedRun, StageTree
+from harness.stages.walk import Sharing
+from harness.training.optim import preview_optimizer
+from harness.training.schedule import make_plan
+
+EPOCHS = 6
+
+
+def made_of(folder):
+    """Rows without what a clock, or sharing, decides; and the final weights."""
+    rows = [{k: v for k, v in row.items() if k != "reused"} for row in untimed(read_rows(folder))]
+    return rows, json.loads((folder / "summary.json").read_text())["weights_sha256"]
+
+
+def shared_run(store, folder, *overrides, takes=True, save_at=(), resume=False, every=100):
+    """A run of SMALL with further overrides that uses the store; returns its summary."""
+    keys = {override.partition("=")[0] for override in overrides}
+    config, name = compose_config([*(o for o in SMALL if o.partition("=")[0] not in keys), *overrides])
+    return run(Request(config, name, folder, resume, sharing=Sharing(store, takes, every, save_at)))
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Drawing takes longer than these runs train."""
+    monkeypatch.setattr(run_module, "pictures", lambda *_: {})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return StageStore(tmp_path / "stages", 10**9, 0)
+
+
+schedules = st.one_of(
+    st.fixed_dictionaries({"epochs": st.integers(1, EPOCHS), "milestones": st.just([])}),
+    st.fixed_dictionaries(
+        {
+            "epochs": st.integers(2, EPOCHS),
+            "milestones": st.lists(st.integers(1, EPOCHS), min_size=1, max_size=3, unique=True).map(sorted),
+        }
+    ),
+)
+
+
+def composed(schedule):
+    chosen = (
+        ["scheduler=multistep", f"scheduler.milestones={schedule['milestones']}"]
+        if schedule["milestones"]
+        else ["scheduler=constant"]
+    )
+    own = [o for o in SMALL if not o.startswith(("scheduler", "epochs"))]
+    return compose_config([*own, *chosen, f"epochs={schedule['epochs']}", "model.dropout=0.2"])
+
+
+def work(folder, jobs):
+    """A process of a sweep: jobs one after the other, each continued where an earlier process was killed."""
+    run_module.pictures = lambda *_: {}
+    logging.disable(logging.CRITICAL)
+    for name, config, schedule, save_at in jobs:
+        place = folder / name
+        sharing = Sharing(StageStore(folder / "stages", 10**9, 0), True, 4, save_at)
+        run(Request(config, schedule, place, (place / "metrics.jsonl").exists(), sharing=sharing))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that need not import torch again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.runs.run"])
+    return context
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=st.lists(schedules, min_size=3, max_size=6), chance=st.randoms(use_true_random=False))
+def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path_factory, processes, drawn, chance):
+    folder = tmp_path_factory.mktemp("tree")
+    jobs = []
+    for number, schedule in enumerate(drawn):
+        config, name = composed(schedule)
+        run(Request(config, name, folder / f"alone_{number}", resume=False))
+        plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
+        jobs.append((f"run_{number}", config, name, PlannedRun(name, planned(config), plan)))
+    tree = StageTree(tuple(job[3] for job in jobs))
+    jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
+    chance.shuffle(jobs)
+    finish_despite_kills(processes, folder, [jobs[::2], jobs[1::2]], chance)
+    for number in range(len(drawn)):
+        assert made_of(folder / f"run_{number}") == made_of(folder / f"alone_{number}")
+
+
+def finish_despite_kills(processes, folder, shares, chance, kills=4):
+    """Two processes side by side; each is killed at random moments and started again until its jobs are done."""
+
+    def start(jobs):
+        process = processes.Process(target=work, args=(folder, jobs))
+        process.start()
+        return process
+
+    running = [(jobs, start(jobs)) for jobs in shares]
+    while running:
+        jobs, process = running.pop(0)
+        process.join(timeout=chance.uniform(0.05, 0.6) if kills else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills -= 1
+        if process.exitcode != 0:
+            assert process.exitcode == -9
+            running.append((jobs, start(jobs)))
+
+
+def test_a_tree_without_kills_trains_no_epoch_twice(tmp_path, processes):
+    drawn = [{"epochs": 6, "milestones": m} for m in ([], [2], [2, 4], [3], [2, 4])] + [{"epochs": 3, "milestones": []}]
+    jobs = []
+    for number, schedule in enumerate(drawn):
+        config, name = composed(schedule)
+        plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
+        jobs.append((f"run_{number}", config, name, PlannedRun(name, planned(config), plan)))
+    tree = StageTree(tuple(job[3] for job in jobs))
+    jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
+    finish_despite_kills(processes, tmp_path, [jobs[::2], jobs[1::2]], random.Random(0), kills=0)
+    summaries = [json.loads((tmp_path / f"run_{n}" / "summary.json").read_text()) for n in range(len(drawn))]
+    # constant 6; [2] parts at 2: 4 more; [2, 4] parts from it at 4: 2 more; [3] parts from constant at 3: 3 more.
+    assert tree.epochs_shared == 6 + 4 + 2 + 3
+    assert sum(summary["epochs_trained"] for summary in summaries) == tree.epochs_shared
+    assert sum(summary["epochs_trained"] + summary["epochs_reused"] for summary in summaries) == tree.epochs_alone
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1", "batch_size=32", "data.crop_padding=2", "data.flip=true", "data.split_seed=1", "data.train_size=63",
+        "threads=2", "precision=bf16", "model.channels=[9]", "model.dropout=0.1", "optimizer.lr=0.004",
+        "optimizer.eps=1e-7", "deterministic=false",
+    ],
+)  # fmt: skip
+def test_nothing_is_shared_when_anything_that_makes_the_bits_differs(store, tmp_path, other):
+    shared_run(store, tmp_path / "first", "epochs=2")
+    assert shared_run(store, tmp_path / "other", "epochs=2", other)["epochs_reused"] == 0
+
+
+def test_nothing_is_shared_across_a_line_of_training_code(store, tmp_path, monkeypatch):
+    shared_run(store, tmp_path / "first", "epochs=2")
+    source = tmp_path / "harness"
+    shutil.copytree(files.PACKAGE, source)
+    (source / "training" / "loop.py").write_text((source / "training" / "loop.py").read_text() + "\n# one more line\n")
+    monkeypatch.setattr(files, "PACKAGE", source)
+    files.code_digest.cache_clear()
+    changed = shared_run(store, tmp_path / "changed", "epochs=2")
+    monkeypatch.undo()
+    files.code_digest.cache_clear()
+    assert changed["epochs_reused"] == 0
+    assert shared_run(store, tmp_path / "again", "epochs=2")["epochs_reused"] == 2
+
+
+def test_nothing_is_shared_when_the_images_differ(store, tmp_path):
+    from PIL import Image
+
+    for part, count in (("train", 12), ("test", 4)):
+        for label in ("a", "b"):
+            place = tmp_path / "images" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (8, 8), 10 * number + (label == "b")).save(place / f"{number}.png")
+    own = [o for o in SMALL if not o.startswith(("data", "scheduler"))]
+    folder = [
+        "data=image_folder",
+        f"data.root={tmp_path / 'images'}",
+        "data.image_size=8",
+        "data.channels=1",
+        "epochs=2",
+    ]
+
+    def reused(name):
+        config, schedule = compose_config([*(o for o in own if not o.startswith("epochs")), *folder])
+        request = Request(config, schedule, tmp_path / name, False, sharing=Sharing(store, True, 100))
+        return run(request)["epochs_reused"]
+
+    assert reused("first") == 0
+    assert reused("same") == 2
+    Image.new("L", (8, 8), 1).save(tmp_path / "images" / "train" / "a" / "0.png")
+    assert reused("changed") == 0
+
+
+def test_reused_epochs_are_marked_and_the_files_are_whole(store, tmp_path, small_run):
+    shared_run(store, tmp_path / "first", "scheduler.milestones=[2]", save_at=(3,))
+    summary = shared_run(store, tmp_path / "second", "scheduler.milestones=[2,3]")
+    alone = small_run(tmp_path / "alone", "scheduler.milestones=[2,3]")
+    assert (summary["epochs_trained"], summary["epochs_reused"]) == (1, 3)
+    assert [row["reused"] for row in read_rows(tmp_path / "second")] == [True, True, True, False]
+    assert made_of(tmp_path / "second") == made_of(tmp_path / "alone")
+    assert summary["test_loss"] == alone["test_loss"]
+
+
+def test_longer_training_goes_on_where_the_shorter_ended(store, tmp_path):
+    shared_run(store, tmp_path / "short", "epochs=4")
+    longer = shared_run(store, tmp_path / "long", "epochs=6")
+    assert (longer["epochs_trained"], longer["epochs_reused"]) == (2, 4)
+
+
+def test_a_run_that_takes_nothing_still_leaves_states_for_others(store, tmp_path):
+    for name in ("first", "second"):
+        assert shared_run(store, tmp_path / name, takes=False)["epochs_reused"] == 0
+    assert shared_run(store, tmp_path / "third")["epochs_reused"] == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "another"])
+def test_a_damaged_entry_is_set_aside_and_its_epochs_trained_again(store, tmp_path, damage):
+    shared_run(store, tmp_path / "first", save_at=(2,))
+    paths = sorted(store.folder.glob("*.pt"))
+    for path, other in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= damage == "flip"
+        path.write_bytes({"cut": content[:-20], "empty": b"", "flip": content, "another": other}[damage])
+    again = shared_run(store, tmp_path / "again", save_at=(2,))
+    assert again["epochs_reused"] == 0
+    assert made_of(tmp_path / "again") == made_of(tmp_path / "first")
+    assert len(list(store.folder.glob("*.damaged"))) == len(paths) == 2
+    assert shared_run(store, tmp_path / "third")["epochs_reused"] == 4
+
+
+def test_changed_milestones_of_a_half_trained_run_go_on_from_the_last_epoch_in_common(
+    store, tmp_path, monkeypatch, small_run, caplog
+):
+    settings = ("epochs=12", "scheduler.milestones=[3,9]")
+    original = run_module.train_epoch
+
+    def until_eight(*args):
+        until_eight.epochs += 1
+        if until_eight.epochs > 8:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    until_eight.epochs = 0
+    monkeypatch.setattr(run_module, "train_epoch", until_eight)
+    with pytest.raises(KeyboardInterrupt):
+        shared_run(store, tmp_path / "run", *settings, takes=False, every=3)
+    monkeypatch.undo()
+    with caplog.at_level(logging.INFO):
+        changed = shared_run(store, tmp_path / "run", "epochs=12", "scheduler.milestones=[3,6]", resume=True, every=3)
+    message = "milestones changed from [3, 9] to [3, 6]: continuing from epoch 6, 2 epochs retrained"
+    assert message in caplog.messages
+    small_run(tmp_path / "alone", "epochs=12", "scheduler.milestones=[3,6]")
+    assert changed["status"] == "completed"
+    assert made_of(tmp_path / "run") == made_of(tmp_path / "alone")
+
+
+QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=6"]
+
+
+def trained(folder):
+    return sorted(
+        (json.loads(path.read_text())["epochs_trained"], path.parent.name) for path in folder.glob("*/summary.json")
+    )
+
+
+def test_a_killed_sweep_started_again_with_the_same_command_trains_only_what_is_missing(tmp_path):
+    command = ["-m", *QUICK[:-1], "epochs=30", "scheduler=constant,step", "seed=0,1"]
+    process = subprocess.Popen(train_command(*command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while len(list(tmp_path.glob("runs/*_sweep/1_*/metrics.jsonl"))) < 1:
+        assert process.stdout.readline(), "the sweep ended before its second run began"
+    process.kill()
+    process.communicate()
+    again = train(tmp_path, *command)
+    assert again.returncode == 0, again.stderr
+    (sweep,) = tmp_path.glob("runs/*_sweep")
+    assert f"continuing the unfinished sweep in {sweep.relative_to(tmp_path)}" in again.stdout
+    assert "this run is already completed" in again.stdout
+    assert sorted(path.name for path in sweep.glob("*_seed=*")) == [
+        "0_constant_seed=0", "1_constant_seed=1", "2_step_seed=0", "3_step_seed=1",
+    ]  # fmt: skip
+    assert all(json.loads(p.read_text())["status"] == "completed" for p in sweep.glob("*/summary.json"))
+    third = train(tmp_path, *command)
+    assert third.returncode == 0, third.stderr
+    newest = max(tmp_path.glob("runs/*_sweep"), key=lambda path: path.stat().st_mtime_ns)
+    assert newest != sweep
+    assert [epochs for epochs, _ in trained(newest)] == [0, 0, 0, 0]
+
+
+def test_another_sweep_in_the_same_folder_is_refused_and_the_first_one_kept(tmp_path):
+    first = train(tmp_path, "-m", *QUICK, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_bytes() for path in (tmp_path / "sweep").rglob("*") if path.is_file()}
+    second = train(tmp_path, "-m", *QUICK, "seed=2,3", "hydra.sweep.dir=sweep")
+    assert second.returncode == 2
+    assert "hydra.sweep.dir=sweep: holds the sweep of another command" in second.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "sweep").rglob("*") if path.is_file()} == before
+
+
+def test_plan_only_draws_the_tree_and_trains_nothing(tmp_path):
+    shown = train(tmp_path, "-m", "scheduler=constant,step,multistep", "seed=0,1", "+plan_only=true")
+    assert shown.returncode == 0, shown.stderr
+    assert "6 runs: 600 epochs alone, 420 to train, 1.43 times fewer" in shown.stdout
+    assert "epochs 30 to 59, lr 0.0003: step, multistep" in shown.stdout
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,38 @@
+"""Small runs, train.py as its user starts it, and ways to read what they leave."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A run of well under a second: 64 images in two uneven batches, 48 + 16.
+SMALL = (
+    "data=digits", "data.train_size=64", "batch_size=48", "model.channels=[8]", "epochs=4", "device=cpu", "threads=1",
+    "scheduler.milestones=[2]",
+)  # fmt: skip
+
+SmallRun = Callable[..., dict[str, Any]]
+
+
+def train_command(*overrides: str) -> list[str]:
+    """The command line of train.py with these overrides."""
+    return [sys.executable, str(ROOT / "train.py"), *overrides]
+
+
+def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run train.py in `folder` as a user would."""
+    return subprocess.run(train_command(*overrides), cwd=folder, capture_output=True, text=True, check=False)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the two fields that a clock decides."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from harness.app.compose import compose_config
+from harness.errors import UserError
+from harness.models.convnets import SmallCnn
+from harness.training.optim import build_optimizer
+
+
+def build(*overrides):
+    config, _ = compose_config(list(overrides))
+    torch.manual_seed(0)
+    model = SmallCnn([4, 8], 0.0, (1, 8, 8), 10)
+    return model, build_optimizer(config.optimizer, model)
+
+
+def names(model, group):
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {known[id(parameter)] for parameter in group["params"]}
+
+
+def test_one_group_called_default_holds_every_parameter():
+    model, optimizer = build()
+    assert [group["name"] for group in optimizer.param_groups] == ["default"]
+    assert names(model, optimizer.param_groups[0]) == {name for name, _ in model.named_parameters()}
+
+
+def test_no_weight_decay_takes_norms_and_biases_and_nothing_else():
+    model, optimizer = build("optimizer/groups=no_weight_decay")
+    rest, undecayed = optimizer.param_groups
+    assert (rest["weight_decay"], undecayed["weight_decay"]) == (0.01, 0.0)
+    assert names(model, rest) == {"blocks.0.0.weight", "blocks.1.0.weight", "head.weight"}
+    assert names(model, rest) | names(model, undecayed) == {name for name, _ in model.named_parameters()}
+    assert not names(model, rest) & names(model, undecayed)
+
+
+def test_groups_may_have_their_own_learning_rate():
+    model, optimizer = build("+optimizer.groups.head={match: '^head', lr: 0.5}")
+    assert [(group["name"], group["lr"]) for group in optimizer.param_groups] == [("default", 0.003), ("head", 0.5)]
+    assert names(model, optimizer.param_groups[1]) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+optimizer.groups.x={match: nothing, lr: 1.0}"], "groups.x.match=nothing: matches no parameter"),
+        (["+optimizer.groups.x={lr: 1.0}"], "groups.x.match=None: must be norms_and_biases or a regular expression"),
+        (["+optimizer.groups.x={match: head, lr: -1}"], "groups.x.lr=-1: must be a number above 0"),
+        (["+optimizer.groups.x={match: head, momentun: 1}"], "groups.x.momentun=1: AdamW has no such setting"),
+        (["+optimizer.groups.default={match: head}"], "groups.default: is the group of all other parameters"),
+        (["optimizer.weight_decay=-1"], "Invalid weight_decay value: -1"),
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas"], "must be a one-pass optimizer"),
+    ],
+)
+def test_impossible_groups_and_settings_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        build(*overrides)

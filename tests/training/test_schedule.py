@@ -1,0 +1,198 @@
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import MultiStepLR, StepLR
+
+from harness.app.compose import compose_config
+from harness.config import ClassConfig
+from harness.errors import UserError
+from harness.training.optim import preview_optimizer
+from harness.training.schedule import build_scheduler, make_plan
+from harness.training.schedule_rules import check_settings, plan_warnings
+
+TORCH = "torch.optim.lr_scheduler."
+
+
+def config(name, **arguments):
+    return ClassConfig.model_validate({"_target_": TORCH + name, **arguments})
+
+
+def optimizer(*rates):
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": lr, "name": f"g{i}"} for i, lr in enumerate(rates)]
+    return torch.optim.AdamW(groups)
+
+
+def rates_of(plan, group=0):
+    return [epoch[group] for epoch in plan.rates]
+
+
+def test_1000_with_gamma_one_half_becomes_500_at_the_milestone():
+    plan = make_plan(config("MultiStepLR", milestones=[2], gamma=0.5), optimizer(1000.0), 4)
+    assert rates_of(plan) == [1000.0, 1000.0, 500.0, 500.0]
+
+
+def test_milestones_2_8_10_halve_before_epochs_2_8_and_10():
+    plan = make_plan(config("MultiStepLR", milestones=[2, 8, 10], gamma=0.5), optimizer(8.0), 12)
+    assert rates_of(plan) == [8.0] * 2 + [4.0] * 6 + [2.0] * 2 + [1.0] * 2
+    assert [(c.epoch, c.before, c.after) for c in plan.changes] == [
+        (2, (8.0,), (4.0,)),
+        (8, (4.0,), (2.0,)),
+        (10, (2.0,), (1.0,)),
+    ]
+
+
+def test_every_parameter_group_decays_from_its_own_rate():
+    plan = make_plan(config("MultiStepLR", milestones=[1, 3], gamma=0.5), optimizer(1000.0, 8.0), 4)
+    assert plan.groups == ("g0", "g1")
+    assert plan.rates == ((1000.0, 8.0), (500.0, 4.0), (500.0, 4.0), (250.0, 2.0))
+    assert plan.by_group(3) == {"g0": 250.0, "g1": 2.0}
+
+
+@given(
+    milestones=st.lists(st.integers(1, 30), min_size=1, max_size=5, unique=True).map(sorted),
+    gamma=st.floats(0.01, 0.99),
+    lr=st.floats(1e-6, 1e3),
+)
+def test_plan_multiplies_by_gamma_exactly_when_the_epoch_count_reaches_a_milestone(milestones, gamma, lr):
+    plan = make_plan(config("MultiStepLR", milestones=milestones, gamma=gamma), optimizer(lr), 32)
+    factors = [gamma if epoch in milestones else 1.0 for epoch in range(1, 32)]
+    assert rates_of(plan) == list(accumulate(factors, lambda rate, factor: rate * factor, initial=lr))
+
+
+@pytest.mark.parametrize(
+    "name", ["constant", "step", "multistep", "cosine", "exponential", "linear", "polynomial", "warmup_multistep"]
+)
+def test_plan_of_each_shipped_schedule_is_what_torch_gives_when_stepped_after_each_epoch(name):
+    settings, _ = compose_config([f"scheduler={name}", "epochs=100"])
+    real = preview_optimizer(settings.optimizer)
+    scheduler = build_scheduler(settings.scheduler, real)
+    stepped = []
+    for _ in range(100):
+        stepped.append(real.param_groups[0]["lr"])
+        real.step()
+        scheduler.step()
+    plan = make_plan(settings.scheduler, preview_optimizer(settings.optimizer), 100)
+    assert rates_of(plan) == stepped
+    assert plan_warnings(settings.scheduler, plan) == []
+
+
+def test_shipped_schedules_have_the_source_s_values():
+    plans = {}
+    for name in ("constant", "step", "multistep", "cosine", "warmup_multistep"):
+        settings, _ = compose_config([f"scheduler={name}", "epochs=100", "optimizer.lr=1.0"])
+        plans[name] = rates_of(make_plan(settings.scheduler, preview_optimizer(settings.optimizer), 100))
+    assert set(plans["constant"]) == {1.0}
+    assert plans["multistep"] == pytest.approx([1.0] * 30 + [0.1] * 50 + [0.01] * 20, rel=1e-12)
+    assert plans["step"] == pytest.approx([1.0] * 30 + [0.1] * 30 + [0.01] * 30 + [0.001] * 10, rel=1e-12)
+    assert plans["cosine"][50] == pytest.approx(0.5)
+    warm_up = [0.2, 0.36, 0.52, 0.68, 0.84]
+    assert plans["warmup_multistep"] == pytest.approx([*warm_up] + [1.0] * 25 + [0.1] * 50 + [0.01] * 20, rel=1e-9)
+
+
+def test_making_a_plan_leaves_the_optimizer_untouched():
+    real = optimizer(1.0)
+    make_plan(config("MultiStepLR", milestones=[1], gamma=0.5), real, 3)
+    assert real.param_groups[0]["lr"] == 1.0
+    assert "initial_lr" not in real.param_groups[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("MultiStepLR", {"milestones": [80, 30]}, r"scheduler.milestones=\[80, 30\]: 30 comes after 80; must be"),
+        ("MultiStepLR", {"milestones": [3, 3]}, r"milestones=\[3, 3\]: 3 is repeated"),
+        ("MultiStepLR", {"milestones": [2.5]}, r"milestones=\[2.5\]: 2.5 is no whole number"),
+        ("MultiStepLR", {"milestones": [True]}, "no whole number"),
+        ("MultiStepLR", {"milestones": [0, 3]}, "0 is below 1"),
+        ("MultiStepLR", {"milestones": [-1]}, "-1 is below 1"),
+        ("MultiStepLR", {"milestones": []}, r"milestones=\[\]: must be a list"),
+        ("MultiStepLR", {"milestones": 30}, "milestones=30: must be a list"),
+        ("MultiStepLR", {}, "scheduler.milestones: missing"),
+        ("MultiStepLR", {"milestones": [3], "gamma": 1.0}, "scheduler.gamma=1.0: must be a number above 0 and below 1"),
+        ("MultiStepLR", {"milestones": [3], "gamma": 0}, "gamma=0: must be"),
+        ("MultiStepLR", {"milestones": [3], "gamma": "x"}, "gamma=x: must be"),
+        (
+            "MultiStepLR",
+            {"milestones": [3], "gama": 0.1},
+            r"gama=0.1: MultiStepLR has no such setting \(did you mean gamma\?\)",
+        ),
+        ("MultiStepLR", {"milestones": [3], "last_epoch": 5}, "last_epoch=5: must be -1"),
+        ("StepLR", {"step_size": 0}, "scheduler.step_size=0: must be a whole number of epochs, 1 or more"),
+        ("StepLR", {"step_size": 2.5}, "step_size=2.5: must be"),
+        ("StepLR", {"step_size": 3, "gamma": 2}, "gamma=2: must be"),
+        ("ExponentialLR", {"gamma": 1.1}, "gamma=1.1: must be"),
+        ("ReduceLROnPlateau", {}, "steps on a metric"),
+        ("NoSuchLR", {}, "_target_=torch.optim.lr_scheduler.NoSuchLR: must be the import path of a subclass"),
+        (
+            "SequentialLR",
+            {
+                "milestones": [5],
+                "schedulers": [
+                    {"_target_": TORCH + "ConstantLR"},
+                    {"_target_": TORCH + "MultiStepLR", "milestones": [4, 2]},
+                ],
+            },
+            r"scheduler.schedulers\[1\].milestones=\[4, 2\]: 2 comes after 4",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        check_settings(config(name, **arguments))
+
+
+def test_a_schedule_that_also_turns_the_momentum_is_refused():
+    one_cycle = config("OneCycleLR", max_lr=1.0, total_steps=10)
+    with pytest.raises(UserError, match="changes the optimizer's betas"):
+        make_plan(one_cycle, optimizer(0.1), 5)
+    assert (
+        len(make_plan(config("OneCycleLR", max_lr=1.0, total_steps=10, cycle_momentum=False), optimizer(0.1), 10).rates)
+        == 10
+    )
+
+
+def test_milestones_30_and_80_in_20_epochs_are_warned_of_by_epoch():
+    settings = config("MultiStepLR", milestones=[30, 80], gamma=0.1)
+    warnings = plan_warnings(settings, make_plan(settings, optimizer(1.0), 20))
+    assert warnings == [
+        "milestone 30 never fires: the run's last epoch is 19 (epochs=20)",
+        "milestone 80 never fires: the run's last epoch is 19 (epochs=20)",
+    ]
+
+
+@pytest.mark.parametrize(("milestone", "count"), [(19, 0), (20, 1)])
+def test_a_milestone_equal_to_the_number_of_epochs_never_fires(milestone, count):
+    settings = config("MultiStepLR", milestones=[milestone])
+    plan = make_plan(settings, optimizer(1.0), 20)
+    assert len(plan_warnings(settings, plan)) == count
+    assert len(plan.changes) == 1 - count
+
+
+def test_a_decay_without_effect_is_warned_of_by_epoch_and_group():
+    settings = config("MultiStepLR", milestones=[2, 4], gamma=0.1)
+    warnings = plan_warnings(settings, make_plan(settings, optimizer(1.0, 5e-324), 6))
+    assert "the decay at epoch 4 does not change the learning rate of g1" in warnings
+
+
+def test_step_size_beyond_the_run_is_warned_of():
+    settings = config("StepLR", step_size=30)
+    assert "step_size 30 never fires" in plan_warnings(settings, make_plan(settings, optimizer(1.0), 20))[0]
+
+
+def test_agreement_counts_the_epochs_trained_as_planned():
+    plan = make_plan(config("MultiStepLR", milestones=[2]), optimizer(1.0), 5)
+    other = make_plan(config("StepLR", step_size=3), optimizer(1.0), 5)
+    assert plan.agreement([other.by_group(e) for e in range(5)]) == 2
+    assert plan.agreement([plan.by_group(e) for e in range(3)]) == 3
+
+
+def test_the_stock_torch_classes_are_what_is_built():
+    settings, _ = compose_config(["scheduler=step"])
+    assert type(build_scheduler(settings.scheduler, optimizer(1.0))) is StepLR
+    settings, _ = compose_config(["scheduler=multistep"])
+    scheduler = build_scheduler(settings.scheduler, optimizer(1.0))
+    assert type(scheduler) is MultiStepLR
+    assert (dict(scheduler.milestones), scheduler.gamma) == ({30: 1, 80: 1}, 0.1)
