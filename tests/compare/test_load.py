@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.run_folders import compared, write_pairs, write_run
+from support.small_runs import ROOT
 
 from harness.compare.load import load_runs
 from harness.errors import UserError
 from harness.report.exports import to_json
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_what_did_not_complete_is_left_out_with_its_reason(tmp_path: Path) -> None:

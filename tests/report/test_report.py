@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.run_folders import compared, write_pairs, write_run, write_sweep
+from support.small_runs import ROOT
 
 from harness.compare.grid import find_grid
 from harness.compare.stats import Estimate
@@ -24,7 +25,6 @@ from harness.report.content import decay_blocks
 from harness.report.words import loss, p_text, percent, verdicts
 from harness.report.write import Report, write_report
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "lr.png", "curves.png"}
 HOSTILE = 'a "b" <script>alert(1)</script> & | $x_ *'
 
