@@ -61,6 +61,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where the file is absent, damaged or holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a killed process left; call only while no other process writes there."""
     for leftover in folder.glob(".*.tmp"):

@@ -1,23 +1,33 @@
-"""What a run leaves in its folder: the names of its files and an epoch's row. Runs write it, comparisons read it."""
+"""What a run leaves in its folder: the names of its files, an epoch's row, run.json and summary.json.
+
+Runs write it, comparisons read it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from harness.files import write_json
 
 RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.jsonl"
-RUN_FILES = ("run.json", "summary.json", "metrics.jsonl")
-STATUSES = ("completed", "failed", "interrupted")
+RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
+MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE = "model.pt", "lr.png", "curves.png"
+OVERRIDES = Path(".hydra") / "overrides.yaml"
+
+COMPLETED, FAILED, INTERRUPTED = STATUSES = ("completed", "failed", "interrupted")
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of metrics.jsonl. Losses in nats, accuracies in [0, 1], seconds; None for absent or not
-    finite.
+class EpochRow:
+    """One line of metrics.jsonl. Losses in nats, accuracies in [0, 1], seconds; None for absent or not finite.
 
-    `lr` holds by parameter group the rate that this epoch (0-based) was trained with.
+    `lr` holds by parameter group the rate that this epoch (0-based) was trained with; `reused` says that another run
+    trained it.
     """
 
     epoch: int
@@ -30,10 +40,104 @@ class Epoch:
     seconds: float | None
     reused: bool
 
+    def line(self) -> str:
+        """The line of metrics.jsonl."""
+        return json.dumps(asdict(self), allow_nan=False) + "\n"
+
+
+def best(rows: Iterable[EpochRow]) -> EpochRow | None:
+    """The epoch with the highest validation accuracy, the first of equals; None where no row has one."""
+    scored = [(row.val_accuracy, -row.epoch, row) for row in rows if row.val_accuracy is not None]
+    return max(scored, default=(0.0, 0, None), key=lambda entry: entry[:2])[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """run.json: what a run is made from, written before its first epoch.
+
+    `groups` are the parameter groups, `plan_changes` the epochs at which their rates change with the new rates.
+    `classes`, in the order of the network's outputs, and `mean` and `std` of pixels (0 to 255), by channel, are what
+    it takes to use the weights.
+    """
+
+    scheduler: str
+    scheduler_target: str
+    scheduler_arguments: Mapping[str, Any]
+    seed: int
+    epochs: int
+    groups: Sequence[str]
+    plan_changes: Sequence[Mapping[str, Any]]
+    identity: Mapping[str, Any]
+    config: Mapping[str, Any]
+    classes: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run's folder.
+
+        Raises:
+            UserError: when it cannot be written.
+        """
+        write_json(folder / RUN_FILE, asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """summary.json, a run's last file. What a run that did not complete lacks is None; `error` is a failed one's."""
+
+    status: str
+    scheduler: str | None
+    seed: int | None
+    epochs: int | None = None
+    epochs_trained: int = 0
+    epochs_reused: int = 0
+    final_val_accuracy: float | None = None
+    best_val_accuracy: float | None = None
+    best_epoch: int | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    weights_sha256: str | None = None
+    seconds: float = 0.0
+    device: str | None = None
+    versions: Mapping[str, str | None] | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[EpochRow], **facts: Any) -> Summary:
+        """What follows from the epochs, beside the other facts."""
+        top, reused = best(rows), sum(row.reused for row in rows)
+        return cls(
+            epochs_trained=len(rows) - reused,
+            epochs_reused=reused,
+            final_val_accuracy=rows[-1].val_accuracy if rows else None,
+            best_val_accuracy=top.val_accuracy if top else None,
+            best_epoch=top.epoch if top else None,
+            seconds=sum(row.seconds or 0.0 for row in rows),
+            **facts,
+        )
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        values = asdict(self)
+        if self.error is None:
+            del values["error"]
+        return values
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run's folder.
+
+        Raises:
+            UserError: when it cannot be written.
+        """
+        write_json(folder / SUMMARY_FILE, self.content())
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has left results in the folder."""
+    return (folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()
+
 
 def finite(value: float) -> float | None:
     """The value, or None, JSON's null, for NaN and infinities."""
     return value if math.isfinite(value) else None
-
-
-OVERRIDES = Path(".hydra") / "overrides.yaml"

@@ -23,6 +23,6 @@ def small_run() -> SmallRun:
             if group in keys and key in base:
                 base.remove(key)
         config, name = compose_config([*base, *overrides])
-        return run(Request(config, name, folder, resume))
+        return run(Request(config, name, folder, resume)).content()
 
     return start

@@ -30,7 +30,7 @@ STEPS = ([], ["cuda_graphs=true"], ["compile=true"], ["compile=true", "cuda_grap
 def cuda_run(folder, *overrides, resume=False):
     keys = {override.partition("=")[0] for override in overrides}
     config, name = compose_config([*(o for o in ON_CUDA if o.partition("=")[0] not in keys), *overrides])
-    return run(Request(config, name, folder, resume))
+    return run(Request(config, name, folder, resume)).content()
 
 
 @pytest.mark.parametrize("how", STEPS, ids="+".join)

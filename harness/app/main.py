@@ -25,7 +25,7 @@ from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_text
-from harness.record import METRICS_FILE, OVERRIDES, SUMMARY_FILE
+from harness.record import OVERRIDES, holds_run
 
 if TYPE_CHECKING:
     from harness.stages.walk import Sharing
@@ -51,8 +51,7 @@ def run_job(composed: DictConfig) -> None:
         is_sweep = hydra.mode == RunMode.MULTIRUN
         _check_mode(config, is_sweep)
         setting = config.resume or ("auto" if is_sweep else None)
-        holds_run = (folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()
-        resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run)
+        resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run(folder))
         # Not the present one where hydra.job.chdir is set.
         start = Path(hydra.runtime.cwd)
         save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
@@ -63,7 +62,7 @@ def run_job(composed: DictConfig) -> None:
             _record_overrides(folder, composed, hydra.overrides.task)
     except Exception as error:
         log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-        record_failure(folder, error, {"scheduler": name, "seed": composed.get("seed")})
+        record_failure(folder, error, name, composed.get("seed"))
         if hydra.mode == RunMode.RUN:
             sys.exit(2 if isinstance(error, UserError) else 1)
         # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
-from harness.files import code_digest, write_json
+from harness.files import code_digest, read_object, write_json
 from harness.record import RUN_FILE
 
 SWEEP = "sweep.json"
@@ -27,7 +25,7 @@ def unfinished(arguments: Sequence[str]) -> Path | None:
     wanted = {"arguments": list(arguments), **_circumstances(), "finished": False}
     found = []
     for record in _SWEEPS.glob(f"*/{SWEEP}"):
-        if _read(record) == wanted and not _is_running(record.parent):
+        if read_object(record) == wanted and not _is_running(record.parent):
             found.append(record)
     return max(found, key=lambda record: record.stat().st_mtime).parent if found else None
 
@@ -38,7 +36,7 @@ def open_folder(folder: Path, arguments: Sequence[str]) -> FileLock:
     Raises:
         UserError: when it belongs to another sweep, or cannot be written.
     """
-    begun = _read(folder / SWEEP)
+    begun = read_object(folder / SWEEP)
     if begun.get("arguments", list(arguments)) != list(arguments):
         command = " ".join(begun["arguments"])
         raise UserError(
@@ -65,21 +63,13 @@ def note_finished(folder: Path) -> None:
     Raises:
         UserError: when the record cannot be written.
     """
-    write_json(folder / SWEEP, {**_read(folder / SWEEP), "finished": True})
+    write_json(folder / SWEEP, {**read_object(folder / SWEEP), "finished": True})
 
 
 def _circumstances() -> dict[str, Any]:
     """What has to be the same for the runs of a continued sweep to be comparable."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
     return {"training_code": code_digest(), "versions": versions}
-
-
-def _read(record: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        value = json.loads(record.read_text())
-        if isinstance(value, dict):
-            return value
-    return {}
 
 
 def _is_running(folder: Path) -> bool:

@@ -162,7 +162,7 @@ def _measure(config: Config, scheduler: str, change: Change) -> Timing:
         summary = run(Request(config, scheduler, folder / "run", resume=False, sharing=sharing))
         recorded = json.loads((folder / "run" / "run.json").read_text())
     precision = recorded["identity"]["precision"]
-    return Timing((starts[-1] - starts[1]) / (len(starts) - 2), summary["device"], precision, torch.get_num_threads())
+    return Timing((starts[-1] - starts[1]) / (len(starts) - 2), str(summary.device), precision, torch.get_num_threads())
 
 
 def _cost(rounds: dict[str, list[Timing | None]], name: str) -> tuple[Spread, Spread] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.record import RUN_FILES, STATUSES, Epoch
+from harness.record import RUN_FILES, STATUSES, EpochRow
 
 _AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
 
@@ -36,7 +36,7 @@ class Run:
     overrides: tuple[str, ...]
     status: str
     reason: str
-    log: tuple[Epoch, ...]
+    log: tuple[EpochRow, ...]
     best_val_accuracy: float | None
     best_epoch: int | None
     test_accuracy: float | None
@@ -48,7 +48,7 @@ class Run:
     finished: float
 
     @property
-    def final(self) -> Epoch | None:
+    def final(self) -> EpochRow | None:
         """The last planned epoch, None if its line is missing."""
         last = self.log[-1] if self.log else None
         return last if last is not None and last.epoch + 1 == self.epochs else None
@@ -162,7 +162,7 @@ def _read_object(path: Path, name: str, problems: list[str]) -> dict[str, Any] |
     return value
 
 
-def _epoch(line: bytes) -> Epoch | None:
+def _epoch(line: bytes) -> EpochRow | None:
     """One line of metrics.jsonl, None if it is damaged."""
     value = _parse(line)
     if value is None:
@@ -175,7 +175,7 @@ def _epoch(line: bytes) -> Epoch | None:
     accuracies = [_number(value.get("train_accuracy")), _number(value.get("val_accuracy"))]
     if any(accuracy is not None and not 0 <= accuracy <= 1 for accuracy in accuracies):
         return None
-    return Epoch(
+    return EpochRow(
         epoch=epoch,
         lr=lr,
         train_loss=_number(value.get("train_loss")),
@@ -188,7 +188,7 @@ def _epoch(line: bytes) -> Epoch | None:
     )
 
 
-def _read_log(path: Path, name: str, problems: list[str]) -> tuple[Epoch, ...]:
+def _read_log(path: Path, name: str, problems: list[str]) -> tuple[EpochRow, ...]:
     """The sound lines of metrics.jsonl by epoch; of two lines for one epoch the later counts."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -197,7 +197,7 @@ def _read_log(path: Path, name: str, problems: list[str]) -> tuple[Epoch, ...]:
     except OSError as error:
         problems.append(f"{name}: metrics.jsonl cannot be read ({error.strerror})")
         return ()
-    log: dict[int, Epoch] = {}
+    log: dict[int, EpochRow] = {}
     damaged, repeated = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -280,7 +280,7 @@ def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
     return str(summary.get("status")) if summary.get("status") in STATUSES else "damaged"
 
 
-def _best(log: tuple[Epoch, ...], epochs: int | None, summary: Mapping[str, Any]) -> tuple[float | None, int | None]:
+def _best(log: tuple[EpochRow, ...], epochs: int | None, summary: Mapping[str, Any]) -> tuple[float | None, int | None]:
     """The highest validation accuracy and its first epoch; summary.json's word where lines of the log are
     lost.
     """
@@ -295,7 +295,7 @@ def _reason(
     status: str,
     facts: Mapping[str, Any],
     summary: Mapping[str, Any],
-    log: tuple[Epoch, ...],
+    log: tuple[EpochRow, ...],
     seed: int | None,
     epochs: int | None,
 ) -> str:

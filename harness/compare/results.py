@@ -12,7 +12,7 @@ import numpy as np
 from harness.compare.groups import Group, Variant
 from harness.compare.load import Run
 from harness.compare.stats import Estimate, estimate, t_quantile
-from harness.record import Epoch
+from harness.record import EpochRow
 
 DECAY_FACTOR = 0.5  # a drop at least this deep counts as a decay; a smooth schedule has none
 EPOCHS_AFTER = 3  # at most so many epochs at the new rate are waited for before its effect is read
@@ -141,7 +141,7 @@ def _result(variant: Variant, target: float | None) -> Result:
     )
 
 
-def _late(run: Run) -> list[Epoch]:
+def _late(run: Run) -> list[EpochRow]:
     """The last tenth of the planned epochs, at least two, as far as there are lines of them."""
     assert run.epochs is not None
     start = run.epochs - max(2, ceil(run.epochs / 10))

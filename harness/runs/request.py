@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.config import Config
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader
+from harness.record import EpochRow, best
 from harness.runs.checkpoints import Checkpoints
 from harness.stages.walk import Sharing, Walk
 from harness.training.devices import Compute
@@ -51,9 +52,11 @@ class Training:
     identity: dict[str, Any]
     checkpoints: Checkpoints
     walk: Walk
-    rows: list[dict[str, Any]]
+    rows: list[EpochRow]
 
     @property
-    def best(self) -> dict[str, Any]:
-        """The epoch with the highest validation accuracy; the first of equals."""
-        return max(self.rows, key=lambda row: row["val_accuracy"])
+    def best(self) -> EpochRow:
+        """The trained epoch with the highest validation accuracy; the first of equals."""
+        row = best(self.rows)
+        assert row is not None
+        return row

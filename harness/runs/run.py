@@ -7,7 +7,6 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,19 +16,28 @@ from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.files import write_json
 from harness.machine import keep_freed_memory
 from harness.models.build import build_model
 from harness.models.fitted import Resized
-from harness.record import METRICS_FILE, RUN_FILE, SUMMARY_FILE, finite
+from harness.record import (
+    COMPLETED,
+    CURVES_PICTURE,
+    FAILED,
+    INTERRUPTED,
+    MODEL_FILE,
+    EpochRow,
+    Summary,
+    finite,
+    holds_run,
+)
 from harness.runs.checkpoints import Checkpoints, check_identity
 from harness.runs.folder import (
     change_of_schedule,
+    draw,
     epochs_recorded,
     error_text,
     finished_summary,
     leave_behind,
-    pictures,
     run_record,
     summary_lines,
     write_summary,
@@ -55,11 +63,9 @@ from harness.views.tensorboard import hyperparameters
 
 log = logging.getLogger(__name__)
 
-MODEL = "model.pt"
 
-
-def run(request: Request) -> dict[str, Any]:
-    """Train, or continue, and return the content of summary.json.
+def run(request: Request) -> Summary:
+    """Train, or continue, and return what summary.json then holds.
 
     Raises:
         UserError: for wrong settings, missing data or files that cannot be written.
@@ -76,13 +82,13 @@ def run(request: Request) -> dict[str, Any]:
         ) from None
 
 
-def _run_alone(request: Request) -> dict[str, Any]:
+def _run_alone(request: Request) -> Summary:
     config, folder = request.config, request.folder
     if request.resume and (finished := finished_summary(folder, config)) is not None:
         log.info("this run is already completed; epochs=%d or more would train it further", config.epochs + 1)
         _log_lines(summary_lines(finished, folder))
         return finished
-    if not request.resume and ((folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()):
+    if not request.resume and holds_run(folder):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
     preview = _preview(config)
     for warning in plan_warnings(config.scheduler, preview):
@@ -90,20 +96,20 @@ def _run_alone(request: Request) -> dict[str, Any]:
     training = _prepare(request, preview)
     if request.resume:
         _continue(training)
-    write_json(folder / RUN_FILE, run_record(training))
+    run_record(training).write(folder)
     try:
         with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
             with training.walk:
                 _train(training, tracker)
             return _finish(training, tracker)
     except Interrupted as interrupted:
-        leave_behind(training, "interrupted")
+        leave_behind(training, INTERRUPTED)
         log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
         log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
         raise
     except Exception as error:
         explained = _explained(error, config)
-        leave_behind(training, "failed", error=error_text(explained))
+        leave_behind(training, FAILED, error=error_text(explained))
         raise explained from error
 
 
@@ -210,7 +216,7 @@ def _agreement(training: Training, state: TrainState) -> int:
         raise UserError(
             f"epochs={training.plan.epochs}: this run has already trained {state.epoch} epochs; must be at least that"
         )
-    return training.plan.agreement([row["lr"] for row in state.rows])
+    return training.plan.agreement([row.lr for row in state.rows])
 
 
 def _train(training: Training, tracker: Tracker) -> None:
@@ -233,7 +239,7 @@ def _train(training: Training, tracker: Tracker) -> None:
             tracker.epoch(row)
             display.finished(row)
             training.walk.passed(epoch + 1, lambda: _captured(training))
-            is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best["epoch"])
+            is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best.epoch)
             if is_due or interruption.asked:
                 _save_checkpoint(training)
                 saved = epoch + 1
@@ -243,8 +249,8 @@ def _train(training: Training, tracker: Tracker) -> None:
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
 
 
-def _epoch(training: Training, epoch: int, batches: Batches) -> dict[str, Any]:
-    """Train one epoch and validate; returns its line of metrics.jsonl."""
+def _epoch(training: Training, epoch: int, batches: Batches) -> EpochRow:
+    """Train one epoch and validate."""
     rates = _rates(training, epoch)
     seed_global(training.request.config.seed, "training", epoch)
     began = time.perf_counter()
@@ -252,17 +258,17 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> dict[str, Any]:
     training.compute.synchronize()
     trained = time.perf_counter()
     val = evaluate(training.step.network, training.loader.evaluation("val"), training.compute.autocast())
-    return {
-        "epoch": epoch,
-        "lr": rates,
-        "train_loss": finite(score.loss),
-        "train_accuracy": score.accuracy,
-        "val_loss": finite(val.loss),
-        "val_accuracy": val.accuracy,
-        "images_per_second": len(training.dataset.train) / (trained - began),
-        "seconds": time.perf_counter() - began,
-        "reused": False,
-    }
+    return EpochRow(
+        epoch=epoch,
+        lr=rates,
+        train_loss=finite(score.loss),
+        train_accuracy=score.accuracy,
+        val_loss=finite(val.loss),
+        val_accuracy=val.accuracy,
+        images_per_second=len(training.dataset.train) / (trained - began),
+        seconds=time.perf_counter() - began,
+        reused=False,
+    )
 
 
 def _rates(training: Training, epoch: int) -> dict[str, float]:
@@ -275,17 +281,17 @@ def _rates(training: Training, epoch: int) -> dict[str, float]:
     return rates
 
 
-def _warn_if_diverged(rows: list[dict[str, Any]]) -> None:
+def _warn_if_diverged(rows: Sequence[EpochRow]) -> None:
     """Say in which epoch the loss stopped being a number.
 
     The run goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
     """
-    lost = [None in (row["train_loss"], row["val_loss"]) for row in rows]
+    lost = [None in (row.train_loss, row.val_loss) for row in rows]
     if lost[-1] and not any(lost[:-1]):
         log.warning(
             "training diverged in epoch %d at learning rate %s: losses that are no number are recorded as null",
-            rows[-1]["epoch"],
-            rates_text(rows[-1]["lr"]),
+            rows[-1].epoch,
+            rates_text(rows[-1].lr),
         )
 
 
@@ -305,30 +311,42 @@ def _captured(training: Training) -> TrainState:
 
 
 def _save_checkpoint(training: Training) -> None:
-    training.checkpoints.save(_captured(training), training.best["epoch"])
+    training.checkpoints.save(_captured(training), training.best.epoch)
 
 
-def _finish(training: Training, tracker: Tracker) -> dict[str, Any]:
+def _finish(training: Training, tracker: Tracker) -> Summary:
     """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
     recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
     test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
     weights = {name: value.detach().cpu().contiguous() for name, value in training.model.state_dict().items()}
-    save_tensors(training.request.folder / MODEL, weights)
+    save_tensors(training.request.folder / MODEL_FILE, weights)
     results = {
-        "best/val_accuracy": training.best["val_accuracy"],
+        "best/val_accuracy": training.best.val_accuracy,
         "test/accuracy": test.accuracy,
         "test/loss": test.loss,
     }
-    tracker.finish(training.request.config.epochs - 1, results, pictures(training, recorder))
+    draw(training)
+    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, recorder))
     summary = write_summary(
         training,
-        "completed",
+        COMPLETED,
         test_loss=finite(test.loss),
         test_accuracy=test.accuracy,
         weights_sha256=weights_sha256(training.model),
     )
     _log_lines(summary_lines(summary, training.request.folder))
     return summary
+
+
+def _pictures(training: Training, recorder: Recorder) -> dict[str, bytes]:
+    """What TensorBoard shows of a finished run, as PNG by tag."""
+    # Imported when the training is over, as in `draw`.
+    from harness.views.mistakes import picture_tags
+
+    test = training.dataset.test
+    curve = (training.request.folder / CURVES_PICTURE).read_bytes()
+    mistakes = picture_tags(test.images, test.labels, recorder.predicted, recorder.losses, training.dataset.classes)
+    return {"pictures/learning_curve": curve, **mistakes}
 
 
 def _log_lines(lines: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.files import write_text
+from harness.files import read_object, write_text
 from harness.stages import keys
 from harness.training.state import DamagedCheckpointError, TrainState, load_state, save_state
 
@@ -53,11 +53,7 @@ class Entry:
 
     def note(self) -> dict[str, Any]:
         """What was noted beside it: `epoch`, `planned_key`, `lr`, `scheduler`, `seed`; empty where that is lost."""
-        try:
-            value = json.loads(self.path.with_suffix(_NOTE).read_text())
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_object(self.path.with_suffix(_NOTE))
 
 
 class StageStore:
@@ -85,7 +81,7 @@ class StageStore:
         path = self._path(key)
         try:
             state = load_state(path)
-            if keys.chain(keys.root(state.identity), [row["lr"] for row in state.rows])[-1] != key:
+            if keys.chain(keys.root(state.identity), [row.lr for row in state.rows])[-1] != key:
                 raise DamagedCheckpointError(f"{path}: holds the state of another key")
         except DamagedCheckpointError as error:
             if self._exists(key):  # else it was evicted meanwhile

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 class Sharing:
     """How a run uses the stage store: whether it takes states from it, and at which epochs it leaves some there.
 
-    `save_at` are the boundaries at which a sibling of the same sweep departs; `every` adds each so-manieth epoch.
+    `save_at` are the boundaries at which a sibling of the same sweep departs; to these come the multiples of `every`.
     """
 
     store: StageStore
@@ -73,9 +73,7 @@ class Walk:
             if self._sharing.store.has(self._keys[epoch]):
                 state = self._sharing.store.get(self._keys[epoch])
                 if state is not None:
-                    for row in state.rows:
-                        row["reused"] = True
-                    return state
+                    return replace(state, rows=tuple(replace(row, reused=True) for row in state.rows))
         return None
 
     def arrive(self, epoch: int, check: Callable[[], None]) -> TrainState | None:
@@ -144,8 +142,3 @@ def epochs_text(first: int, last: int) -> str:
 
 def _are(first: int, last: int) -> str:
     return f"{epochs_text(first, last)} {'is' if first == last else 'are'}"
-
-
-def reused(rows: Iterable[dict[str, Any]]) -> int:
-    """How many of these epochs came from the store."""
-    return sum(bool(row["reused"]) for row in rows)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.files import write_atomic
+from harness.record import EpochRow
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,14 @@ class TrainState:
     """The state at the boundary before epoch `epoch`: copies on the CPU that training does not touch.
 
     `optimizer` holds the state of each parameter but no settings, since learning rates follow from the schedule's
-    plan. `rows` are the lines of metrics.jsonl of the epochs that led here; `identity` says what made the bits.
+    plan. `rows` are those of the epochs that led here; `identity` says what made the bits.
     """
 
     epoch: int
     model: dict[str, Tensor]
     optimizer: dict[int, dict[str, Any]]
     scaler: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: tuple[EpochRow, ...]
     identity: dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def capture(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[EpochRow],
     identity: Mapping[str, Any],
 ) -> TrainState:
     """Copy the state after `len(rows)` epochs."""
@@ -53,7 +54,7 @@ def capture(
             for index, entry in optimizer.state_dict()["state"].items()
         },
         scaler=scaler.state_dict(),
-        rows=[dict(row) for row in rows],
+        rows=tuple(rows),
         identity=dict(identity),
     )
 
@@ -125,6 +126,7 @@ def load_state(path: Path) -> TrainState:
             raise DamagedCheckpointError(f"{path}: has format {form}, this version reads {_FORMAT}")
         if digest(content) != expected:
             raise DamagedCheckpointError(f"{path}: the content does not match its checksum")
+        content["rows"] = tuple(EpochRow(**row) for row in content["rows"])
         return TrainState(**content)
     except DamagedCheckpointError:
         raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import rich
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from harness.record import EpochRow
 from harness.training.plan import rates_text
 
 T = TypeVar("T")
@@ -73,22 +74,22 @@ class EpochDisplay:
             yield batch
             self._bar.advance(self._task)
 
-    def finished(self, row: Mapping[str, Any]) -> None:
+    def finished(self, row: EpochRow) -> None:
         """Show an epoch's line of metrics.jsonl."""
-        self._seconds.append(row["seconds"])
-        left = (self.epochs - 1 - row["epoch"]) * sum(self._seconds) / len(self._seconds)
-        ending = f"lr {rates_text(row['lr'])}  {row['images_per_second']:,.0f} img/s  {_clock(left)} left"
+        self._seconds.append(row.seconds or 0.0)
+        left = (self.epochs - 1 - row.epoch) * sum(self._seconds) / len(self._seconds)
+        ending = f"lr {rates_text(row.lr)}  {row.images_per_second or 0.0:,.0f} img/s  {_clock(left)} left"
         if self._bar is not None:
             # Short enough for a terminal of 80 columns.
-            numbers = f"loss {_loss(row['train_loss'])}  val {row['val_accuracy']:.2%}  {ending}"
+            numbers = f"loss {_loss(row.train_loss)}  val {row.val_accuracy:.2%}  {ending}"
             self._bar.update(self._task, numbers=numbers)
-        elif self._wants_line(row["epoch"]):
+        elif self._wants_line(row.epoch):
             scores = (
-                f"train {_loss(row['train_loss'])} {row['train_accuracy']:.2%}  "
-                f"val {_loss(row['val_loss'])} {row['val_accuracy']:.2%}"
+                f"train {_loss(row.train_loss)} {row.train_accuracy:.2%}  "
+                f"val {_loss(row.val_loss)} {row.val_accuracy:.2%}"
             )
             width = len(str(self.epochs - 1))
-            log.info("epoch %*d/%d  %s  %s", width, row["epoch"], self.epochs - 1, scores, ending)
+            log.info("epoch %*d/%d  %s  %s", width, row.epoch, self.epochs - 1, scores, ending)
 
     def _wants_line(self, epoch: int) -> bool:
         now = time.monotonic()

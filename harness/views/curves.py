@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from harness.record import EpochRow
 from harness.training.plan import LrPlan
 from harness.views.style import DASHES, GROUP_COLOURS, MARK, TRAIN, VAL, margins, save
 
@@ -30,8 +30,8 @@ def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
     save(path, figure)
 
 
-def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, title: str) -> None:
-    """Draw accuracy, loss and learning rate of the trained epochs (lines of metrics.jsonl) as a PNG.
+def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) -> None:
+    """Draw accuracy, loss and learning rate of the trained epochs as a PNG.
 
     Raises:
         UserError: when the file cannot be written.
@@ -39,15 +39,17 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], plan: LrPlan, tit
     figure = Figure(figsize=(8, 9))
     margins(figure, left=0.9, bottom=0.6)
     accuracy, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
-    epochs = [row["epoch"] for row in rows]
+    epochs = [row.epoch for row in rows]
     for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
         for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
             label = "training" if part == "train" else "validation"
-            axes.plot(epochs, [_number(row[f"{part}_{kind}"]) for row in rows], dash, color=colour, label=label)
+            axes.plot(
+                epochs, [_number(getattr(row, f"{part}_{kind}")) for row in rows], dash, color=colour, label=label
+            )
         _mark_drops(axes, plan)
         axes.legend()
         axes.grid(alpha=0.3)
-    if any(_number(row[name]) > 0 for row in rows for name in ("train_loss", "val_loss")):
+    if any(_number(loss) > 0 for row in rows for loss in (row.train_loss, row.val_loss)):
         loss.set_yscale("log")
         for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
             set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

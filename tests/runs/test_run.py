@@ -6,6 +6,8 @@ import torch
 from support.small_runs import read_rows, untimed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from harness.app.compose import compose_config
+from harness.data.dataset import load_dataset
 from harness.errors import UserError
 from harness.models.convnets import SmallCnn
 from harness.training.state import digest
@@ -42,6 +44,17 @@ def test_model_pt_is_a_plain_state_dict_of_the_final_weights(small_run, tmp_path
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert digest(weights) == summary["weights_sha256"]
     SmallCnn([8], 0.0, (1, 8, 8), 10).load_state_dict(weights)
+
+
+def test_run_json_holds_what_it_takes_to_use_the_weights(small_run, tmp_path):
+    summary = small_run(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    network = SmallCnn([8], 0.0, (1, 8, 8), len(record["classes"]))
+    network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    test = load_dataset(compose_config(["data=digits", "data.train_size=64"])[0].data).test
+    pixels = torch.stack([test.images[n] for n in range(len(test))]).float()
+    logits = network.eval()((pixels - record["mean"][0]) / record["std"][0])
+    assert int((logits.argmax(1) == test.labels).sum()) == round(summary["test_accuracy"] * len(test))
 
 
 def test_the_rates_that_the_epochs_were_trained_with_are_1000_then_500(small_run, tmp_path):

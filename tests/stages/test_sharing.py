@@ -37,13 +37,14 @@ def shared_run(store, folder, *overrides, takes=True, save_at=(), resume=False, 
     """A run of SMALL with further overrides that uses the store; returns its summary."""
     keys = {override.partition("=")[0] for override in overrides}
     config, name = compose_config([*(o for o in SMALL if o.partition("=")[0] not in keys), *overrides])
-    return run(Request(config, name, folder, resume, sharing=Sharing(store, takes, every, save_at)))
+    return run(Request(config, name, folder, resume, sharing=Sharing(store, takes, every, save_at))).content()
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing takes longer than these runs train."""
-    monkeypatch.setattr(run_module, "pictures", lambda *_: {})
+    monkeypatch.setattr(run_module, "draw", lambda *_: None)
+    monkeypatch.setattr(run_module, "_pictures", lambda *_: {})
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def composed(schedule):
 
 def work(folder, jobs):
     """A process of a sweep: jobs one after the other, each continued where an earlier process was killed."""
-    run_module.pictures = lambda *_: {}
+    run_module.draw, run_module._pictures = (lambda *_: None), (lambda *_: {})
     logging.disable(logging.CRITICAL)
     for name, config, schedule, save_at in jobs:
         place = folder / name
@@ -194,7 +195,7 @@ def test_nothing_is_shared_when_the_images_differ(store, tmp_path):
     def reused(name):
         config, schedule = compose_config([*(o for o in own if not o.startswith("epochs")), *folder])
         request = Request(config, schedule, tmp_path / name, False, sharing=Sharing(store, True, 100))
-        return run(request)["epochs_reused"]
+        return run(request).epochs_reused
 
     assert reused("first") == 0
     assert reused("same") == 2

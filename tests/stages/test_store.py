@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
+from harness.record import EpochRow
 from harness.stages import keys
 from harness.stages.store import StageStore, verify
 from harness.stages.tree import PlannedRun, StageTree
@@ -20,9 +21,9 @@ IDENTITY = {"seed": 0, "model.channels": [8]}
 
 def state(rates, identity=IDENTITY, size=1000):
     """A state after as many epochs as there are rates, and its key."""
-    rows = [{"epoch": epoch, "lr": {"default": rate}, "reused": False} for epoch, rate in enumerate(rates)]
+    rows = tuple(EpochRow(e, {"default": rate}, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, False) for e, rate in enumerate(rates))
     made = TrainState(len(rows), {"weight": torch.arange(size).float()}, {}, {}, rows, identity)
-    return keys.chain(keys.root(identity), [row["lr"] for row in rows])[-1], made
+    return keys.chain(keys.root(identity), [row.lr for row in rows])[-1], made
 
 
 def put(store, rates, planned_key="", used=None, **options):
