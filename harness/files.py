@@ -85,7 +85,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 # What can change the bits of a run; the other folders only read, check, write and show.
-_COMPUTES = ("data", "instantiate.py", "models", "runs/run.py", "seeding.py", "training")
+_COMPUTES = ("data", "instantiate.py", "models", "seeding.py", "training")
 
 
 @cache

@@ -10,9 +10,9 @@ from harness.app.compose import compose_config
 from harness.data.dataset import load_dataset
 from harness.data.loader import Loader
 from harness.models.build import build_model
-from harness.runs import run as run_module
 from harness.runs.request import Request
 from harness.runs.run import run
+from harness.training import learner
 from harness.training.devices import set_up
 from harness.training.optim import build_optimizer
 from harness.training.steps import build_step
@@ -63,7 +63,7 @@ def test_the_same_command_gives_the_same_bits(tmp_path, how):
 @pytest.mark.parametrize("how", STEPS, ids="+".join)
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, how):
     alone = cuda_run(tmp_path / "alone", *how)
-    original, epochs = run_module.train_epoch, []
+    original, epochs = learner.train_epoch, []
 
     def dies_in_the_third(*args):
         epochs.append(None)
@@ -71,7 +71,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path,
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(run_module, "train_epoch", dies_in_the_third)
+    monkeypatch.setattr(learner, "train_epoch", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         cuda_run(tmp_path / "resumed", *how)
     monkeypatch.undo()

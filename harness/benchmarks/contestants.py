@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
 
 from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work, without_fused
-from harness.machine import keep_freed_memory, usable_cores
-from harness.training.loop import Step, train_epoch
+from harness.machine import usable_cores
+from harness.training.learner import Learner
 from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler
-from harness.training.steps import build_step
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -52,20 +50,19 @@ def contestants() -> dict[str, Contestant]:
 
 
 def _harness(work: Work) -> Result:
-    """The training loop of train.py, on the same parts and in the same order as `harness.runs.run` builds them."""
-    step, scheduler = _own_step(work)
-    loader = work.loader()
+    """The training loop of train.py."""
+    learner, loader = _learner(work), work.loader()
 
     def train(epoch: int, limit: int | None) -> Trained:
         batches = Counted(loader.train(epoch), limit)
-        return batches.trained(train_epoch(step, batches, scheduler).loss)
+        return batches.trained(learner.epoch(epoch, batches).loss)
 
     return work.timed(train)
 
 
 def _bare_step(work: Work) -> Result:
     """The harness's step on one batch that lies on the device: the limit for loader and loop."""
-    step, _ = _own_step(work)
+    step = _learner(work).step
     images, labels = next(iter(work.loader().train(0)))
 
     def train(epoch: int, limit: int | None) -> Trained:
@@ -78,13 +75,8 @@ def _bare_step(work: Work) -> Result:
     return work.timed(train)
 
 
-def _own_step(work: Work) -> tuple[Step, LRScheduler]:
-    keep_freed_memory()
-    model = work.model(torch.channels_last)
-    optimizer = build_optimizer(work.config.optimizer, model)
-    scheduler = build_scheduler(work.config.scheduler, optimizer)
-    scaler = work.compute.scaler()
-    return build_step(work.config, work.compute, model, optimizer, scaler, work.config.batch_size), scheduler
+def _learner(work: Work) -> Learner:
+    return Learner(work.config, work.compute, work.network, work.config.batch_size)
 
 
 def _data_loader(work: Work, workers: int) -> Result:

@@ -77,7 +77,7 @@ CHANGES: dict[str, Change] = {
         adds=False, replaced=lambda: patch.object(Checkpoints, "is_due", return_value=False)
     ),
     "stage store, every 10 epochs": Change(adds=False, has_store=False),
-    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.runs.run.keep_freed_memory")),
+    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.training.learner.keep_freed_memory")),
     "progress bar": Change(adds=True, replaced=_bar),
     "compile=true": Change(adds=True, overrides=("compile=true",)),
     "cuda_graphs=true": Change(adds=True, overrides=("cuda_graphs=true",)),
@@ -157,7 +157,7 @@ def _measure(config: Config, scheduler: str, change: Change) -> Timing:
         folder, stages = Path(scratch), config.stages
         store = open_store(folder / "stages", stages.limit_gb, stages.memory_mb) if change.has_store else None
         sharing = Sharing(store, False, stages.every, ()) if store else None
-        stack.enter_context(patch("harness.runs.run.train_epoch", noting_the_time))
+        stack.enter_context(patch("harness.training.learner.train_epoch", noting_the_time))
         stack.enter_context(change.replaced())
         summary = run(Request(config, scheduler, folder / "run", resume=False, sharing=sharing))
         recorded = json.loads((folder / "run" / "run.json").read_text())

@@ -18,10 +18,10 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from harness.app.compose import compose_config
@@ -34,7 +34,7 @@ from harness.errors import UserError
 from harness.files import write_json
 from harness.models.build import build_model
 from harness.training.devices import set_up
-from harness.training.loop import evaluate
+from harness.training.learner import Learner
 
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
 _PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
@@ -155,17 +155,17 @@ def _imports(overrides: Sequence[str]) -> dict[str, float]:
 
 
 def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
-    """Images a second in `harness.training.loop.evaluate`, on the validation images over and over for a second."""
+    """Images a second in `Learner.score`, on the validation images over and over for a second."""
     config, _ = compose_config(overrides)
     compute, dataset = set_up(config), load_dataset(config.data)
-    model = build_model(config.model, dataset.shape, len(dataset.classes), [config.batch_size])
-    model = model.to(compute.device).to(memory_format=torch.channels_last)
+    network = partial(build_model, config.model, dataset.shape, len(dataset.classes), [config.batch_size])
+    learner = Learner(config, compute, network, config.batch_size)
     loader = Loader(dataset, config.data, config.batch_size, config.seed, compute.device)
-    evaluate(model, loader.evaluation("val"), compute.autocast())
+    learner.score(loader.evaluation("val"))
     passes, began = 0, time.perf_counter()
     # A pass ends with its score on the host, so the device is done.
     while time.perf_counter() - began < 1:
-        evaluate(model, loader.evaluation("val"), compute.autocast())
+        learner.score(loader.evaluation("val"))
         passes += 1
     speed = passes * len(dataset.val) / (time.perf_counter() - began)
     return {"images_per_second": speed, "images": len(dataset.val), "device": compute.device_name}

@@ -20,8 +20,8 @@ from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.machine import usable_cores
 from harness.models.build import build_model
-from harness.seeding import seed_global
 from harness.training.devices import Compute, set_up
+from harness.training.learner import initial_network
 
 # Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
 WARM_UP_STEPS = 10
@@ -81,9 +81,11 @@ class Work:
 
     def model(self, memory_format: torch.memory_format) -> nn.Module:
         """The network on the device, with the same initial weights each time."""
-        seed_global(self.config.seed, "initial weights")
-        model = build_model(self.config.model, self.dataset.shape, len(self.dataset.classes), [self.config.batch_size])
-        return model.to(self.device).to(memory_format=memory_format)
+        return initial_network(self.config, self.compute, self.network, memory_format)
+
+    def network(self) -> nn.Module:
+        """The network on the CPU, its weights drawn from torch's global generator."""
+        return build_model(self.config.model, self.dataset.shape, len(self.dataset.classes), [self.config.batch_size])
 
     def loader(self) -> Loader:
         """This harness's own loader: all images on the device."""

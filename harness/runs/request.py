@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from harness.config import Config
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader
@@ -18,7 +13,7 @@ from harness.record import EpochRow, best
 from harness.runs.checkpoints import Checkpoints
 from harness.stages.walk import Sharing, Walk
 from harness.training.devices import Compute
-from harness.training.loop import Step
+from harness.training.learner import Learner
 from harness.training.plan import LrPlan
 
 
@@ -43,11 +38,7 @@ class Training:
     compute: Compute
     dataset: Dataset
     loader: Loader
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    scaler: torch.amp.GradScaler
-    step: Step
+    learner: Learner
     plan: LrPlan
     identity: dict[str, Any]
     checkpoints: Checkpoints

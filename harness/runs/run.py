@@ -16,7 +16,6 @@ from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.machine import keep_freed_memory
 from harness.models.build import build_model
 from harness.models.fitted import Resized
 from harness.record import (
@@ -46,18 +45,17 @@ from harness.runs.interruption import Interrupted, Interruption
 from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
 from harness.runs.tracking import Tracker
-from harness.seeding import seed_global
 from harness.stages import identity as identities
 from harness.stages.tree import PlannedRun
 from harness.stages.walk import Walk, epochs_text
 from harness.training.devices import set_up
-from harness.training.loop import Batches, Recorder, evaluate, train_epoch
-from harness.training.optim import build_optimizer, preview_optimizer
+from harness.training.learner import Learner
+from harness.training.loop import Batches, Predictions, evaluate
+from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan, rates_text
-from harness.training.schedule import build_scheduler, make_plan, step
+from harness.training.schedule import make_plan
 from harness.training.schedule_rules import plan_warnings
-from harness.training.state import TrainState, capture, restore, save_tensors, weights_sha256
-from harness.training.steps import build_step
+from harness.training.state import TrainState, save_tensors, weights_sha256
 from harness.views.console import EpochDisplay
 from harness.views.tensorboard import hyperparameters
 
@@ -120,31 +118,29 @@ def _preview(config: Config) -> LrPlan:
 
 def _prepare(request: Request, preview: LrPlan) -> Training:
     config = request.config
-    keep_freed_memory()
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
     dataset = load_dataset(config.data)
     count = len(dataset.train)
     batches = {min(config.batch_size, count), count % config.batch_size or config.batch_size}
-    seed_global(config.seed, "initial weights")
-    model = build_model(config.model, dataset.shape, len(dataset.classes), sorted(batches))
-    model = model.to(compute.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config.optimizer, model)
-    scaler = compute.scaler()
-    plan = make_plan(config.scheduler, optimizer, config.epochs)
-    _announce(request, dataset, model, plan)
+    learner = Learner(
+        config,
+        compute,
+        lambda: build_model(config.model, dataset.shape, len(dataset.classes), sorted(batches)),
+        min(config.batch_size, count),
+    )
+    # Groups that the network has no parameters for are in the preview alone.
+    plan = preview.of(list(learner.rates))
+    _announce(request, dataset, learner.model, plan)
+    identity = identities.describe(config, dataset.fingerprint, compute)
     return Training(
         request=request,
         compute=compute,
         dataset=dataset,
         loader=Loader(dataset, config.data, config.batch_size, config.seed, compute.device),
-        model=model,
-        optimizer=optimizer,
-        scheduler=build_scheduler(config.scheduler, optimizer),
-        scaler=scaler,
-        step=build_step(config, compute, model, optimizer, scaler, min(config.batch_size, count)),
+        learner=learner,
         plan=plan,
-        identity=(identity := identities.describe(config, dataset.fingerprint, compute)),
+        identity=identity,
         checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
         walk=Walk(
             request.sharing,
@@ -202,11 +198,8 @@ def _continue(training: Training) -> None:
 
 
 def _go_on_from(training: Training, state: TrainState) -> None:
-    """Put a later state in place of the present one, and bring scheduler and rows to its epoch."""
-    training.optimizer.zero_grad()
-    for _ in range(len(training.rows), state.epoch):
-        step(training.optimizer, training.scheduler)
-    restore(state, training.model, training.optimizer, training.scaler)
+    """Put a later state in place of the present one, rows included."""
+    training.learner.load(state.learned, state.epoch)
     training.rows += state.rows[len(training.rows) :]
 
 
@@ -252,12 +245,11 @@ def _train(training: Training, tracker: Tracker) -> None:
 def _epoch(training: Training, epoch: int, batches: Batches) -> EpochRow:
     """Train one epoch and validate."""
     rates = _rates(training, epoch)
-    seed_global(training.request.config.seed, "training", epoch)
     began = time.perf_counter()
-    score = train_epoch(training.step, batches, training.scheduler)
+    score = training.learner.epoch(epoch, batches)
     training.compute.synchronize()
     trained = time.perf_counter()
-    val = evaluate(training.step.network, training.loader.evaluation("val"), training.compute.autocast())
+    val = training.learner.score(training.loader.evaluation("val"))
     return EpochRow(
         epoch=epoch,
         lr=rates,
@@ -273,7 +265,7 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> EpochRow:
 
 def _rates(training: Training, epoch: int) -> dict[str, float]:
     """The learning rates that the optimizer holds for this epoch; a change is announced."""
-    rates = {group["name"]: float(group["lr"]) for group in training.optimizer.param_groups}
+    rates = training.learner.rates
     if rates != training.plan.by_group(epoch):
         raise RuntimeError(f"epoch {epoch} has the rates {rates}, the plan says {training.plan.by_group(epoch)}")
     if epoch > 0 and rates != (before := training.plan.by_group(epoch - 1)):
@@ -307,7 +299,7 @@ def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
 
 
 def _captured(training: Training) -> TrainState:
-    return capture(training.model, training.optimizer, training.scaler, training.rows, training.identity)
+    return TrainState(len(training.rows), training.learner.state(), tuple(training.rows), training.identity)
 
 
 def _save_checkpoint(training: Training) -> None:
@@ -316,9 +308,9 @@ def _save_checkpoint(training: Training) -> None:
 
 def _finish(training: Training, tracker: Tracker) -> Summary:
     """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
-    recorder = Recorder(training.model, training.dataset.test.labels.to(training.compute.device))
-    test = evaluate(recorder, training.loader.evaluation("test"), training.compute.autocast())
-    weights = {name: value.detach().cpu().contiguous() for name, value in training.model.state_dict().items()}
+    model, autocast, predictions = training.learner.model, training.compute.autocast(), Predictions()
+    test = evaluate(model, training.loader.evaluation("test"), autocast, predictions=predictions)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_tensors(training.request.folder / MODEL_FILE, weights)
     results = {
         "best/val_accuracy": training.best.val_accuracy,
@@ -326,26 +318,28 @@ def _finish(training: Training, tracker: Tracker) -> Summary:
         "test/loss": test.loss,
     }
     draw(training)
-    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, recorder))
+    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, predictions))
     summary = write_summary(
         training,
         COMPLETED,
         test_loss=finite(test.loss),
         test_accuracy=test.accuracy,
-        weights_sha256=weights_sha256(training.model),
+        weights_sha256=weights_sha256(model),
     )
     _log_lines(summary_lines(summary, training.request.folder))
     return summary
 
 
-def _pictures(training: Training, recorder: Recorder) -> dict[str, bytes]:
+def _pictures(training: Training, predictions: Predictions) -> dict[str, bytes]:
     """What TensorBoard shows of a finished run, as PNG by tag."""
     # Imported when the training is over, as in `draw`.
     from harness.views.mistakes import picture_tags
 
     test = training.dataset.test
     curve = (training.request.folder / CURVES_PICTURE).read_bytes()
-    mistakes = picture_tags(test.images, test.labels, recorder.predicted, recorder.losses, training.dataset.classes)
+    mistakes = picture_tags(
+        test.images, test.labels, predictions.predicted, predictions.losses, training.dataset.classes
+    )
     return {"pictures/learning_curve": curve, **mistakes}
 
 

@@ -250,7 +250,7 @@ class _Memory:
         return copy.deepcopy(self._states[key][0])
 
     def put(self, key: str, state: TrainState) -> None:
-        size = _size(state.model) + _size(state.optimizer)
+        size = _size(state.learned)
         if key in self._states or size > self._limit:
             return
         self._states[key] = (copy.deepcopy(state), size)

@@ -29,9 +29,36 @@ class Step(Protocol):
         ...
 
 
+class Objective(Protocol):
+    """What training makes small. Logits are (batch, classes), targets what the loader gives with the images."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over a batch (scalar)."""
+        ...
+
+    def each(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The value of each image (batch,)."""
+        ...
+
+
+class CrossEntropy:
+    """Cross-entropy in nats, to labels (batch,) int64 or to probabilities (batch, classes)."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """As `Objective`."""
+        return F.cross_entropy(logits, targets)
+
+    def each(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """As `Objective`."""
+        return F.cross_entropy(logits, targets, reduction="none")
+
+
+CROSS_ENTROPY = CrossEntropy()
+
+
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy in nats, and the fraction classified right, over all images of a pass."""
+    """Mean loss in nats, and the fraction classified right, over all images of a pass."""
 
     loss: float
     accuracy: float
@@ -52,30 +79,44 @@ class TrainStep:
     """The step as torch's tutorials write it. Autocast and loss scaling pass everything through where not needed."""
 
     def __init__(
-        self, network: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, autocast: torch.autocast
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        autocast: torch.autocast,
+        objective: Objective = CROSS_ENTROPY,
     ) -> None:
         self.network, self.optimizer, self._scaler, self._autocast = network, optimizer, scaler, autocast
+        self._objective = objective
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Step`."""
         self.optimizer.zero_grad()
         with self._autocast:
             logits = self.network(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = self._objective(logits, labels)
         self._scaler.scale(loss).backward()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         return loss.detach(), logits.detach()
 
 
-def evaluate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> Score:
-    """Score the model in evaluation mode."""
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    autocast: torch.autocast,
+    objective: Objective = CROSS_ENTROPY,
+    predictions: Predictions | None = None,
+) -> Score:
+    """Score the model in evaluation mode, and note what it says of each image where that is wanted."""
     tally = _Tally()
     model.eval()
     with torch.inference_mode(), autocast:
         for images, labels in batches:
             logits = model(images)
-            tally.add(F.cross_entropy(logits, labels), logits, labels)
+            tally.add(objective(logits, labels), logits, labels)
+            if predictions is not None:
+                predictions.note(logits, labels)
     return tally.score()
 
 
@@ -96,29 +137,21 @@ class _Tally:
         return Score(float(self.loss) / self.images, int(self.correct) / self.images)
 
 
-class Recorder(nn.Module):
-    """A network that notes, of each image that passes, the predicted class and the cross-entropy in nats.
+class Predictions:
+    """What a network says of each image, noted while it is evaluated.
 
-    `labels` (count,) int64 are those of all images in the order in which they will pass. What is noted stays on the
-    device until it is asked for, so that an evaluation through the recorder takes no longer than one without.
+    It stays on the device until it is asked for, so that an evaluation takes no longer with it than without.
     """
 
-    def __init__(self, network: nn.Module, labels: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self._labels = labels
-        self._passed = 0
+    def __init__(self, objective: Objective = CROSS_ENTROPY) -> None:
+        self._objective = objective
         self._predicted: list[Tensor] = []
         self._losses: list[Tensor] = []
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's logits (batch, classes)."""
-        logits: Tensor = self.network(images)
-        labels = self._labels[self._passed : self._passed + len(logits)]
-        self._passed += len(logits)
+    def note(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch."""
         self._predicted.append(logits.argmax(dim=1))
-        self._losses.append(F.cross_entropy(logits.float(), labels.to(logits.device), reduction="none"))
-        return logits
+        self._losses.append(self._objective.each(logits.float(), targets))
 
     @property
     def predicted(self) -> Tensor:
@@ -127,5 +160,5 @@ class Recorder(nn.Module):
 
     @property
     def losses(self) -> Tensor:
-        """Cross-entropies (count,) float32 in nats, on the CPU."""
+        """Losses (count,) float32 in nats, on the CPU."""
         return torch.cat(self._losses).cpu()

@@ -38,6 +38,11 @@ class LrPlan:
         """The rates of one epoch by group name."""
         return dict(zip(self.groups, self.rates[epoch], strict=True))
 
+    def of(self, groups: Sequence[str]) -> LrPlan:
+        """The same plan for some of its groups."""
+        chosen = [self.groups.index(group) for group in groups]
+        return LrPlan(tuple(groups), tuple(tuple(rates[index] for index in chosen) for rates in self.rates))
+
     def agreement(self, trained: Sequence[Mapping[str, float]]) -> int:
         """How many epochs from the first on were trained (`trained[epoch][group]`) just as this plan says."""
         for epoch, rates in enumerate(trained[: self.epochs]):

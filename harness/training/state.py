@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,47 +26,40 @@ _FORMAT = 1
 class TrainState:
     """The state at the boundary before epoch `epoch`: copies on the CPU that training does not touch.
 
-    `optimizer` holds the state of each parameter but no settings, since learning rates follow from the schedule's
-    plan. `rows` are those of the epochs that led here; `identity` says what made the bits.
+    `learned` is the tree of `capture`, `rows` are those of the epochs that led here, `identity` says what made the
+    bits.
     """
 
     epoch: int
-    model: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Any]]
-    scaler: dict[str, Any]
+    learned: dict[str, Any]
     rows: tuple[EpochRow, ...]
     identity: dict[str, Any]
 
 
-def capture(
-    model: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    rows: Sequence[EpochRow],
-    identity: Mapping[str, Any],
-) -> TrainState:
-    """Copy the state after `len(rows)` epochs."""
-    return TrainState(
-        epoch=len(rows),
-        model={name: _copy(value) for name, value in model.state_dict().items()},
-        optimizer={
+def capture(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """Copy all that the next epoch starts from.
+
+    Of the optimizer that is the state of each parameter but no settings, since learning rates follow from the
+    schedule's plan.
+    """
+    return {
+        "model": {name: _copy(value) for name, value in model.state_dict().items()},
+        "optimizer": {
             index: {name: _copy(value) for name, value in entry.items()}
             for index, entry in optimizer.state_dict()["state"].items()
         },
-        scaler=scaler.state_dict(),
-        rows=tuple(rows),
-        identity=dict(identity),
-    )
+        "scaler": scaler.state_dict(),
+    }
 
 
-def restore(state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Put a captured state back; the optimizer keeps the settings, learning rates among them, that it has now."""
-    model.load_state_dict(state.model)
+def restore(learned: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Put what was captured back; the optimizer keeps the settings, learning rates among them, that it has now."""
+    model.load_state_dict(learned["model"])
     own = optimizer.state_dict()
-    if not _copied(own["state"], state.optimizer):
-        optimizer.load_state_dict({**own, "state": state.optimizer})
-    if state.scaler:
-        scaler.load_state_dict(state.scaler)
+    if not _copied(own["state"], learned["optimizer"]):
+        optimizer.load_state_dict({**own, "state": learned["optimizer"]})
+    if learned["scaler"]:
+        scaler.load_state_dict(learned["scaler"])
 
 
 def digest(tree: Any) -> str:
@@ -92,7 +85,8 @@ def save_state(path: Path, state: TrainState, durable: bool = True) -> int:
     Raises:
         UserError: when the file cannot be written.
     """
-    content = asdict(state)
+    others = {"epoch": state.epoch, "rows": [asdict(row) for row in state.rows], "identity": state.identity}
+    content = {**state.learned, **others}
     return save_tensors(path, {"format": _FORMAT, "digest": digest(content), **content}, durable)
 
 
@@ -126,8 +120,9 @@ def load_state(path: Path) -> TrainState:
             raise DamagedCheckpointError(f"{path}: has format {form}, this version reads {_FORMAT}")
         if digest(content) != expected:
             raise DamagedCheckpointError(f"{path}: the content does not match its checksum")
-        content["rows"] = tuple(EpochRow(**row) for row in content["rows"])
-        return TrainState(**content)
+        epoch, identity = content.pop("epoch"), content.pop("identity")
+        rows = tuple(EpochRow(**row) for row in content.pop("rows"))
+        return TrainState(epoch, content, rows, identity)
     except DamagedCheckpointError:
         raise
     except Exception as error:  # damaged bytes make torch.load raise nearly anything

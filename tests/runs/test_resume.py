@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from harness.errors import UserError
-from harness.runs import run as run_module
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
+from harness.training import learner
 from harness.training.state import DamagedCheckpointError, load_state
 
 
@@ -83,8 +83,8 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
     killed(monkeypatch, lambda: small_run(tmp_path / "killed", *settings), cls, method, call, after=after)
     done = max([0, *Checkpoints(tmp_path / "killed" / "checkpoints", 1, 2).files()])
     trained = []
-    original = run_module.train_epoch
-    monkeypatch.setattr(run_module, "train_epoch", lambda *a: trained.append(None) or original(*a))
+    original = learner.train_epoch
+    monkeypatch.setattr(learner, "train_epoch", lambda *a: trained.append(None) or original(*a))
     resumed = small_run(tmp_path / "killed", *settings, resume=True)
     assert len(trained) == 6 - done
     assert_as_uninterrupted(resumed, tmp_path / "killed", alone, tmp_path / "alone")
@@ -154,14 +154,14 @@ def test_a_signal_stops_the_run_where_the_printed_command_continues_it(tmp_path,
 
 
 def test_between_checkpoints_a_signal_lets_the_epoch_finish_and_be_saved(small_run, tmp_path, monkeypatch):
-    original = run_module.train_epoch
+    original = learner.train_epoch
 
     def interrupted_in_epoch_1(*args):
         if len(list(tmp_path.glob("metrics.jsonl"))) and len(read_rows(tmp_path)) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*args)
 
-    monkeypatch.setattr(run_module, "train_epoch", interrupted_in_epoch_1)
+    monkeypatch.setattr(learner, "train_epoch", interrupted_in_epoch_1)
     monkeypatch.setattr(Checkpoints, "is_due", lambda *_: False)
     with pytest.raises(SystemExit) as stopped:
         small_run(tmp_path)
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(small_run, t
     path = tmp_path / "killed" / "checkpoints" / "epoch_00003.pt"
     content = bytearray(path.read_bytes())
     if damage == "flip":
-        weights = load_state(path).model["head.weight"].contiguous().numpy().tobytes()
+        weights = load_state(path).learned["model"]["head.weight"].contiguous().numpy().tobytes()
         content[content.index(weights) + 5] ^= 1
     path.write_bytes({"flip": content, "cut": content[: len(content) // 2], "empty": b""}[damage])
     with pytest.raises(DamagedCheckpointError):

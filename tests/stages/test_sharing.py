@@ -21,6 +21,7 @@ from harness.stages.identity import planned
 from harness.stages.store import StageStore
 from harness.stages.tree import PlannedRun, StageTree
 from harness.stages.walk import Sharing
+from harness.training import learner
 from harness.training.optim import preview_optimizer
 from harness.training.schedule import make_plan
 
@@ -244,7 +245,7 @@ def test_changed_milestones_of_a_half_trained_run_go_on_from_the_last_epoch_in_c
     store, tmp_path, monkeypatch, small_run, caplog
 ):
     settings = ("epochs=12", "scheduler.milestones=[3,9]")
-    original = run_module.train_epoch
+    original = learner.train_epoch
 
     def until_eight(*args):
         until_eight.epochs += 1
@@ -253,7 +254,7 @@ def test_changed_milestones_of_a_half_trained_run_go_on_from_the_last_epoch_in_c
         return original(*args)
 
     until_eight.epochs = 0
-    monkeypatch.setattr(run_module, "train_epoch", until_eight)
+    monkeypatch.setattr(learner, "train_epoch", until_eight)
     with pytest.raises(KeyboardInterrupt):
         shared_run(store, tmp_path / "run", *settings, takes=False, every=3)
     monkeypatch.undo()

@@ -22,7 +22,7 @@ IDENTITY = {"seed": 0, "model.channels": [8]}
 def state(rates, identity=IDENTITY, size=1000):
     """A state after as many epochs as there are rates, and its key."""
     rows = tuple(EpochRow(e, {"default": rate}, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, False) for e, rate in enumerate(rates))
-    made = TrainState(len(rows), {"weight": torch.arange(size).float()}, {}, {}, rows, identity)
+    made = TrainState(len(rows), {"model": {"weight": torch.arange(size).float()}}, rows, identity)
     return keys.chain(keys.root(identity), [row.lr for row in rows])[-1], made
 
 
@@ -86,8 +86,8 @@ def test_a_killed_sweep_needs_nothing_any_more(tmp_path):
 def test_memory_alone_serves_a_process_and_gives_copies(tmp_path):
     store = StageStore(None, 10**9, 10**6)
     key = put(store, [1])
-    store.get(key).model["weight"].zero_()
-    assert store.get(key).model["weight"][-1] == 999
+    store.get(key).learned["model"]["weight"].zero_()
+    assert store.get(key).learned["model"]["weight"][-1] == 999
     assert list(tmp_path.iterdir()) == []
 
 

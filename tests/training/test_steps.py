@@ -73,7 +73,7 @@ def test_a_graph_is_recorded_once_and_trains_as_the_plain_step_at_every_rate(opt
 def test_a_state_is_restored_into_the_tensors_that_a_graph_holds():
     model, optimizer = made(torch.optim.AdamW)
     epochs(TrainStep(model, optimizer, NO_SCALER, NO_AUTOCAST), optimizer)
-    state = capture(model, optimizer, NO_SCALER, [], {})
+    state = capture(model, optimizer, NO_SCALER)
     held = [*model.parameters(), *(value for entry in optimizer.state.values() for value in entry.values())]
     wanted = [tensor.detach().clone() for tensor in held]
     epochs(TrainStep(model, optimizer, NO_SCALER, NO_AUTOCAST), optimizer)
