@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from enum import Enum
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import UserError, closest
+
+
+class Role(Enum):
+    """What a setting has to do with a run's bits, where it does not simply decide them by its value."""
+
+    NO_BITS = "changes none"
+    SCHEDULE = "decides the learning rates, which have keys of their own"
+    MACHINE = "decides them by what it is resolved to on this machine"
+    PLACE = "decides them by the content that lies there"
+
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -19,6 +30,10 @@ class _Settings(BaseModel):
     """Frozen; refuses unknown keys, wrong types (no silent conversion) and infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def plain(self, *without: Role) -> dict[str, Any]:
+        """As nested plain values, under the names that the user writes, but for the settings with these roles."""
+        return self.model_dump(by_alias=True, exclude=_having(self, without))
 
 
 class _Data(_Settings):
@@ -31,7 +46,7 @@ class _Data(_Settings):
 
 
 class _InMemoryData(_Data):
-    storage: Literal["auto", "device", "host"]
+    storage: Annotated[Literal["auto", "device", "host"], Role.NO_BITS]
 
 
 class DigitsData(_InMemoryData):
@@ -44,19 +59,19 @@ class TorchvisionData(_InMemoryData):
     """A torchvision data set; `root` is the folder searched first and downloaded into."""
 
     name: Literal["fashion_mnist", "mnist", "cifar10", "cifar100"]
-    root: str
-    download: bool
+    root: Annotated[str, Role.PLACE]
+    download: Annotated[bool, Role.NO_BITS]
 
 
 class ImageFolderData(_Data):
     """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files."""
 
     name: Literal["image_folder"]
-    root: str
+    root: Annotated[str, Role.PLACE]
     image_size: Annotated[int, Field(ge=1, le=1024)]
     channels: Literal[1, 3]
-    storage: Literal["auto", "device", "host", "disk"]
-    workers: PositiveInt | None
+    storage: Annotated[Literal["auto", "device", "host", "disk"], Role.NO_BITS]
+    workers: Annotated[PositiveInt | None, Role.NO_BITS]
 
 
 class SyntheticData(_InMemoryData):
@@ -166,21 +181,21 @@ class Config(_Settings):
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
-    scheduler: ClassConfig
-    epochs: PositiveInt
+    scheduler: Annotated[ClassConfig, Role.SCHEDULE]
+    epochs: Annotated[PositiveInt, Role.SCHEDULE]
     batch_size: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    precision: Precision
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
+    precision: Annotated[Precision, Role.MACHINE]
     deterministic: bool
     compile: bool
     cuda_graphs: bool
-    profile: bool
-    threads: PositiveInt | None
-    resume: str | None
-    checkpoint: CheckpointConfig
-    stages: StagesConfig
-    plan_only: bool = False
+    profile: Annotated[bool, Role.NO_BITS]
+    threads: Annotated[PositiveInt | None, Role.MACHINE]
+    resume: Annotated[str | None, Role.NO_BITS]
+    checkpoint: Annotated[CheckpointConfig, Role.NO_BITS]
+    stages: Annotated[StagesConfig, Role.NO_BITS]
+    plan_only: Annotated[bool, Role.NO_BITS] = False
 
 
 _ALLOWED_TEXT = {
@@ -212,6 +227,17 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_describe(details, values) for details in error.errors()]
         raise UserError("\n".join(lines)) from None
+
+
+def _having(settings: BaseModel, roles: Collection[Role]) -> dict[str, Any]:
+    """The names of the settings with one of these roles, nested as pydantic wants them for what it is to leave out."""
+    named: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        if any(role in field.metadata for role in roles):
+            named[name] = True
+        elif isinstance(value := getattr(settings, name), BaseModel) and (inner := _having(value, roles)):
+            named[name] = inner
+    return named
 
 
 def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:

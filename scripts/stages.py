@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness.app.compose import compose_config
 from harness.errors import UserError
 from harness.stages.store import Entry, StageStore, open_store, verify
-from harness.stages.walk import stored_in
 from harness.training.plan import rates_text
 
 
@@ -28,7 +27,7 @@ def _list(store: StageStore) -> int:
     for entry in entries:
         note = entry.note()
         used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        needed = "needed now" if note.get("planned_key") in pinned else ""
+        needed = "needed now" if entry.key in pinned else ""
         shown = (note.get("epoch", ""), rates_text(note["lr"]) if note.get("lr") else "", note.get("scheduler", ""))
         row = (entry.key[:8], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
         table.add_row(*(str(cell) for cell in row))
@@ -65,10 +64,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         stages = compose_config(arguments.overrides)[0].stages
-        folder = stored_in(stages.dir)
-        if folder is None or not folder.is_dir():
+        if stages.dir is None or not Path(stages.dir).is_dir():
             raise UserError(f"stages.dir={stages.dir}: no such folder; must be that of a stage store")
-        return commands[arguments.command](open_store(folder, stages.limit_gb, stages.memory_mb))
+        return commands[arguments.command](open_store(stages))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,16 +88,13 @@ def _check_mode(config: Config, is_sweep: bool) -> None:
 
 def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path) -> Sharing:
     from harness.stages.store import open_store
-    from harness.stages.walk import Sharing, stored_in
+    from harness.stages.walk import Sharing
 
     if takes and not config.deterministic:
         log.info(
             "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
         )
-    stages = config.stages
-    folder = stored_in(stages.dir)
-    store = open_store(None if folder is None else _relative(start / folder), stages.limit_gb, stages.memory_mb)
-    return Sharing(store, takes, stages.every, save_at)
+    return Sharing(open_store(config.stages, _relative(start)), takes, config.stages.every, save_at)
 
 
 def main(entry: Callable[[], Any]) -> None:

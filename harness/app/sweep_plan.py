@@ -104,7 +104,7 @@ def _job(composed: DictConfig) -> _Job:
 def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
     """The jobs whose schedule can be planned, and their tree, in the same order."""
     # They import torch, which a command line that is only checked need not wait for.
-    from harness.stages.identity import planned
+    from harness.stages.identity import as_asked, settings
     from harness.stages.tree import PlannedRun, StageTree
     from harness.training.optim import preview_optimizer
     from harness.training.schedule import make_plan
@@ -116,7 +116,7 @@ def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
         name = run_name("__".join([f"scheduler={job.schedule}", *shown]))
         with suppress(UserError):
             plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
-            runs.append(PlannedRun(name, planned(job.config), plan))
+            runs.append(PlannedRun(name, settings(job.config), plan, as_asked(job.config)))
             kept.append(job)
     return kept, StageTree(tuple(runs))
 
@@ -134,7 +134,6 @@ def _share(jobs: Sequence[_Job], tree: StageTree, folder: Path, held: ExitStack)
     """Write the plan for the jobs, and have the store keep what they need."""
     from harness.stages.store import open_store
     from harness.stages.tree import saving_text
-    from harness.stages.walk import stored_in
 
     record: dict[str, Any] = {
         "epochs_alone": tree.epochs_alone,
@@ -146,5 +145,4 @@ def _share(jobs: Sequence[_Job], tree: StageTree, folder: Path, held: ExitStack)
         "stage tree: %d runs of %d epochs in all, %d to train (%s)",
         len(jobs), tree.epochs_alone, tree.epochs_shared, saving_text(tree.epochs_alone, tree.epochs_shared),
     )  # fmt: skip
-    stages = jobs[0].config.stages
-    held.enter_context(open_store(stored_in(stages.dir), stages.limit_gb, stages.memory_mb).sweep(tree.branch_keys))
+    held.enter_context(open_store(jobs[0].config.stages).sweep(tree.branch_keys))

@@ -35,7 +35,6 @@ from harness.runs.checkpoints import Checkpoints
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.runs.tracking import Tracker
-from harness.stages.identity import plain
 from harness.stages.store import open_store
 from harness.stages.walk import Sharing
 
@@ -154,9 +153,9 @@ def _measure(config: Config, scheduler: str, change: Change) -> Timing:
         return original(*arguments, **named)
 
     with tempfile.TemporaryDirectory(prefix="features-") as scratch, ExitStack() as stack:
-        folder, stages = Path(scratch), config.stages
-        store = open_store(folder / "stages", stages.limit_gb, stages.memory_mb) if change.has_store else None
-        sharing = Sharing(store, False, stages.every, ()) if store else None
+        folder = Path(scratch)
+        stages = config.stages.model_copy(update={"dir": str(folder / "stages")})
+        sharing = Sharing(open_store(stages), False, stages.every) if change.has_store else None
         stack.enter_context(patch("harness.training.learner.train_epoch", noting_the_time))
         stack.enter_context(change.replaced())
         summary = run(Request(config, scheduler, folder / "run", resume=False, sharing=sharing))
@@ -178,7 +177,7 @@ def _record(config: Config, rounds: dict[str, list[Timing | None]], failed: dict
     costs = {name: _cost(rounds, name) for name in rounds if name != BASE}
     return {
         **record(),
-        "config": plain(config),
+        "config": config.plain(),
         "rounds": {name: [t and asdict(t) for t in timings] for name, timings in rounds.items()},
         "time_with_over_without": {name: asdict(cost[0]) for name, cost in costs.items() if cost},
         "milliseconds_an_epoch": {name: asdict(cost[1]) for name, cost in costs.items() if cost},

@@ -102,7 +102,7 @@ def _measured(name: str, overrides: Sequence[str]) -> Case:
         shared = _timed_sweep(folder / "shared", [*overrides, *CASES[name], f"stages.dir={folder / 'stages'}"])
         summaries = [_summaries(folder / "alone"), _summaries(folder / "shared")]
         tree = json.loads((folder / "shared" / TREE).read_text())
-        entries = sorted((folder / "stages").glob("*.pt"))
+        entries = sorted((folder / "stages").glob("*/*.pt"))
         hashing, saving, loading = _costs(entries[-1], folder)
         bound = tree["epochs_alone"] / tree["epochs_shared"]
         return Case(

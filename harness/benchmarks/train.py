@@ -32,7 +32,6 @@ from harness.benchmarks.work import Result, open_work, prepare
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_json
-from harness.stages.identity import plain
 
 _FLOOR = "floor"
 
@@ -205,7 +204,7 @@ def _record(findings: Findings, overrides: Sequence[str]) -> dict[str, Any]:
         "precision": first and first.precision,
         "threads": first and first.threads,
         "overrides": list(overrides),
-        "config": plain(findings.config),
+        "config": findings.config.plain(),
         "images_timed": findings.images,
         "steps_timed": findings.steps,
         "rounds": {name: [r and asdict(r) for r in rounds] for name, rounds in findings.rounds.items()},

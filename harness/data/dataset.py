@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import DataConfig, ImageFolderData
+from harness.config import DataConfig, ImageFolderData, Role
 from harness.data import sources
 from harness.data.fingerprint import examine
 from harness.data.images import ImageFiles, Split, stratified
@@ -51,7 +51,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     global _kept
     found = sources.find(config)
-    key = (found.stamp, config.model_dump(exclude={"storage", "download"}))
+    key = (found.stamp, config.plain(Role.NO_BITS))
     if _kept is not None and _kept[0] == key:
         on_disk = isinstance(_kept[1].train.images, ImageFiles)
         if config.storage == "auto" or (config.storage == "disk") == on_disk:

@@ -76,7 +76,10 @@ def find(config: DataConfig) -> Found:
     if isinstance(config, ImageFolderData):
         source = _image_folder(config)
         return Found(
-            tuple(f.stamp for f in (source.train.images, source.test.images) if isinstance(f, ImageFiles)),
+            (
+                config.workers,
+                *(f.stamp for f in (source.train.images, source.test.images) if isinstance(f, ImageFiles)),
+            ),
             lambda: source,
         )
     if config.name in _IDX_CLASSES:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config
+from harness.config import Config, Role, parse_config
 from harness.errors import UserError
 from harness.files import read_object
 from harness.machine import versions
@@ -26,13 +24,8 @@ from harness.record import (
     holds_run,
 )
 from harness.runs.request import Training
-from harness.stages.identity import plain
 
 log = logging.getLogger(__name__)
-
-# Settings that change no bits of a completed run.
-_IMMATERIAL = ("resume", "checkpoint", "stages", "device", "threads", "profile")
-_IMMATERIAL_DATA = ("storage", "workers")
 
 
 def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int | None) -> None:
@@ -57,7 +50,7 @@ def run_record(training: Training) -> RunRecord:
         groups=plan.groups,
         plan_changes=[{"epoch": c.epoch, "lr": plan.by_group(c.epoch)} for c in plan.changes],
         identity=training.identity,
-        config=plain(request.config),
+        config=request.config.plain(),
         classes=dataset.classes,
         mean=dataset.mean,
         std=dataset.std,
@@ -130,12 +123,14 @@ def summary_lines(summary: Summary, folder: Path) -> list[str]:
 
 def finished_summary(folder: Path, config: Config) -> Summary | None:
     """The summary of a completed run with these very settings, if the folder holds one."""
-    begun = _settings(read_object(folder / RUN_FILE).get("config"))
     try:
         summary = Summary(**read_object(folder / SUMMARY_FILE))
-    except TypeError:
+        begun = parse_config(read_object(folder / RUN_FILE)["config"])
+    except (TypeError, KeyError, UserError):
         return None
-    return summary if summary.status == COMPLETED and begun == _settings(_as_json(plain(config))) else None
+    # On another device a completed run is no less completed.
+    same = begun.plain(Role.NO_BITS, Role.MACHINE) == config.plain(Role.NO_BITS, Role.MACHINE)
+    return summary if summary.status == COMPLETED and same else None
 
 
 def change_of_schedule(folder: Path, config: Config) -> str:
@@ -144,7 +139,7 @@ def change_of_schedule(folder: Path, config: Config) -> str:
     target, before = record.get("scheduler_target"), record.get("scheduler_arguments")
     if not isinstance(target, str) or not isinstance(before, dict):
         return ""
-    now = _as_json(config.scheduler.arguments)
+    now = config.scheduler.arguments
     if target != config.scheduler.target:
         return f"scheduler changed from {_class(target)} to {_class(config.scheduler.target)}: "
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -158,23 +153,6 @@ def epochs_recorded(folder: Path) -> int:
         return (folder / METRICS_FILE).read_bytes().count(b"\n")
     except OSError:
         return 0
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """What decides a completed run's results, of a configuration of plain values."""
-    if not isinstance(config, dict):
-        return {}
-    kept = {name: value for name, value in config.items() if name not in _IMMATERIAL}
-    data = kept.get("data")
-    if isinstance(data, dict):
-        kept["data"] = {name: value for name, value in data.items() if name not in _IMMATERIAL_DATA}
-    return kept
-
-
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as a file gives them back."""
-    read: dict[str, Any] = json.loads(json.dumps(values))
-    return read
 
 
 def _class(target: str) -> str:

@@ -46,7 +46,6 @@ from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
 from harness.runs.tracking import Tracker
 from harness.stages import identity as identities
-from harness.stages.tree import PlannedRun
 from harness.stages.walk import Walk, epochs_text
 from harness.training.devices import set_up
 from harness.training.learner import Learner
@@ -142,13 +141,7 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
         plan=plan,
         identity=identity,
         checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
-        walk=Walk(
-            request.sharing,
-            plan,
-            identity,
-            PlannedRun(request.scheduler_name, identities.planned(config), preview).keys,
-            {"scheduler": request.scheduler_name, "seed": config.seed},
-        ),
+        walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}),
         rows=[],
     )
 

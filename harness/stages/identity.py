@@ -7,21 +7,16 @@ import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.config import Config
+from harness.config import Config, Role
 from harness.files import code_digest
 from harness.machine import cpu_name, versions
 from harness.training.devices import Compute
-
-# Settings that are not part of the identity: the schedule has its own keys, the others change no bits
-# or are replaced by what they were resolved to.
-_LEFT_OUT = ("scheduler", "epochs", "resume", "checkpoint", "stages", "plan_only", "profile", "device", "threads")
-_LEFT_OUT_DATA = ("root", "download", "storage", "workers")
 
 # Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
 _KERNEL_VARIABLES = (
@@ -34,15 +29,25 @@ _KERNEL_VARIABLES = (
 _OTHER_VARIABLES = ("_NUM_THREADS", "_VERBOSE", "_DIR")
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Dotted names and plain values of the settings but the schedule that decide a run's bits by themselves.
+
+    They are known before data are read and a device is chosen, so a sweep can be planned by them.
+    """
+    return flatten(config.plain(*Role))
+
+
+def as_asked(config: Config) -> dict[str, Any]:
+    """Of the settings that decide bits only by what this machine makes of them, what the user asked for."""
+    return flatten(config.plain(Role.NO_BITS, Role.SCHEDULE))
+
+
 def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, Any]:
     """Dotted names and plain values of everything but the schedule that can change the bits of a run.
 
     `fingerprint` is that of the data.
     """
-    settings = _settings(config, _LEFT_OUT)
-    settings["data"]["fingerprint"] = fingerprint
-    settings["precision"] = compute.precision
-    settings["environment"] = {
+    environment = {
         "device": compute.device_name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -52,8 +57,13 @@ def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, An
         **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
         **({"compiler": _compiler()} if config.compile and compute.device.type == "cpu" else {}),
     }
-    settings["versions"] = versions()
-    return flatten(settings)
+    circumstances = {
+        "data": {"fingerprint": fingerprint},
+        "precision": compute.precision,
+        "environment": environment,
+        "versions": versions(),
+    }
+    return settings(config) | flatten(circumstances)
 
 
 def _chooses_kernels(variable: str) -> bool:
@@ -75,25 +85,6 @@ def _foreign_code(target: str) -> str | None:
     if module.startswith("torch."):
         return None
     return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
-
-
-def planned(config: Config) -> dict[str, Any]:
-    """The part of the identity that is known before data are read and a device is chosen: the settings as given.
-
-    Runs with equal settings on equal machines have equal identities, so a sweep can be planned by it.
-    """
-    return flatten(_settings(config, tuple(name for name in _LEFT_OUT if name not in ("device", "threads"))))
-
-
-def _settings(config: Config, left_out: Collection[str]) -> dict[str, Any]:
-    settings = {name: value for name, value in plain(config).items() if name not in left_out}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in _LEFT_OUT_DATA}
-    return settings
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values, under the names that the user writes."""
-    return config.model_dump(by_alias=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Names of training states: `key[0]` is a run's identity, `key[e + 1]` follows from `key[e]` and the rates of epoch e.
+"""Names of training states: `key[0]` follows from the settings, `key[e + 1]` from `key[e]` and the rates of epoch e.
 
-Two runs have the same key at a boundary between epochs if, and only if, everything that can change their bits was the
-same up to there. Neither the schedule's name nor the number of epochs is in it, only the rates that were really used.
+A state is filed under `<circumstances>/<key>`, so that a sweep knows its states by their keys before any job has read
+data or chosen a device. Two runs have the same name at a boundary between epochs if, and only if, everything that can
+change their bits was the same up to there. Neither the schedule's name nor the number of epochs is in it, only the
+rates that were really used.
 """
 
 from __future__ import annotations
@@ -11,9 +13,19 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# How the names of that part of an identity begin which is known only where the run is.
+_CIRCUMSTANCES = ("data.fingerprint", "environment.", "precision", "versions.")
+
+
+def names(identity: Mapping[str, Any], epochs: Iterable[Mapping[str, float]]) -> list[str]:
+    """The names of a run's states at all boundaries, from each epoch's learning rate by parameter group."""
+    circumstances = {name: value for name, value in identity.items() if name.startswith(_CIRCUMSTANCES)}
+    settings = {name: value for name, value in identity.items() if name not in circumstances}
+    return [f"{root(circumstances)[:32]}/{key}" for key in chain(root(settings), epochs)]
+
 
 def root(identity: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of an identity of plain values; the order of its keys does not matter.
+    """SHA-256, in hexadecimal, of a mapping of plain values; the order of its keys does not matter.
 
     Raises:
         ValueError: for NaN and infinities.

@@ -1,7 +1,7 @@
-"""The stage store: training states at epoch boundaries, filed by key, for every run that comes past there.
+"""The stage store: training states at epoch boundaries, filed by name, for every run that comes past there.
 
 A folder may be used by many processes and machines at once. An entry is a file that is there whole or not at all,
-with its checksum inside; two writers of one key write the same state, so it does not matter who comes last. What
+with its checksum inside; two writers of one name write the same state, so it does not matter who comes last. What
 makes entries worth keeping, and whether a claimed stretch of epochs is being trained, hangs on file locks, which the
 operating system drops when their process ends, however it ends.
 """
@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from harness.config import StagesConfig
 from harness.errors import UserError
 from harness.files import read_object, write_text
 from harness.stages import keys
@@ -32,6 +33,7 @@ from harness.training.state import DamagedCheckpointError, TrainState, load_stat
 log = logging.getLogger(__name__)
 
 _STATE, _NOTE, _DAMAGED = ".pt", ".json", ".damaged"
+_CLAIMS, _SWEEPS = "claims", "sweeps"
 _A_DAY = 24 * 60 * 60.0
 
 # Eviction goes a little below the limit, so that not every further entry has to evict.
@@ -40,24 +42,25 @@ _AFTER_EVICTION = 0.9
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored state: its file, its size in bytes and when it was last written or used (seconds since 1970)."""
+    """A stored state: name, file, size in bytes and when it was last written or used (seconds since 1970)."""
 
+    name: str
     path: Path
     size: int
     used: float
 
     @property
     def key(self) -> str:
-        """The key that it is filed by."""
+        """The part of its name that a sweep knows."""
         return self.path.stem
 
     def note(self) -> dict[str, Any]:
-        """What was noted beside it: `epoch`, `planned_key`, `lr`, `scheduler`, `seed`; empty where that is lost."""
+        """What was noted beside it for people: `epoch`, `lr`, `scheduler`, `seed`; empty where that is lost."""
         return read_object(self.path.with_suffix(_NOTE))
 
 
 class StageStore:
-    """States by key in `folder`, at most about `limit_bytes` of them on the disk.
+    """States by name (`keys.names`) in `folder`, at most about `limit_bytes` of them on the disk.
 
     The latest `memory_bytes` of states that this process wrote or read stay in its memory as well. Without a folder
     that is all there is.
@@ -68,59 +71,59 @@ class StageStore:
         self._memory = _Memory(memory_bytes)
         self._bytes_on_disk: int | None = None
 
-    def has(self, key: str) -> bool:
+    def has(self, name: str) -> bool:
         """Whether there is an entry; it may still turn out to be damaged."""
-        return key in self._memory or self._exists(key)
+        return name in self._memory or self._exists(name)
 
-    def get(self, key: str) -> TrainState | None:
+    def get(self, name: str) -> TrainState | None:
         """The state, or None where there is none or its file is damaged, which is then set aside."""
-        if (state := self._memory.get(key)) is not None:
+        if (state := self._memory.get(name)) is not None:
             return state
-        if not self._exists(key):
+        if not self._exists(name):
             return None
-        path = self._path(key)
+        path = self._path(name)
         try:
             state = load_state(path)
-            if keys.chain(keys.root(state.identity), [row.lr for row in state.rows])[-1] != key:
-                raise DamagedCheckpointError(f"{path}: holds the state of another key")
+            if keys.names(state.identity, [row.lr for row in state.rows])[-1] != name:
+                raise DamagedCheckpointError(f"{path}: holds another state than its name says")
         except DamagedCheckpointError as error:
-            if self._exists(key):  # else it was evicted meanwhile
+            if self._exists(name):  # else it was evicted meanwhile
                 log.warning("%s; it is set aside, and its epochs are trained again", error)
                 with contextlib.suppress(OSError):  # gone by now, or in a folder that can only be read
                     path.rename(path.with_suffix(_DAMAGED))
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        self._memory.put(key, state)
+        self._memory.put(name, state)
         return state
 
-    def put(self, key: str, state: TrainState, planned_key: str, note: dict[str, Any]) -> None:
-        """File a state; `planned_key` is its name in the plan of a sweep.
+    def put(self, name: str, state: TrainState, note: dict[str, Any]) -> None:
+        """File a state, with a note for people.
 
         Raises:
             UserError: when it cannot be written.
         """
-        self._memory.put(key, state)
+        self._memory.put(name, state)
         if self.folder is None:
             return
-        path, noted = self._path(key), {**note, "epoch": state.epoch, "planned_key": planned_key}
+        path = self._path(name)
         with _as_user_error(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(path.with_suffix(_NOTE), json.dumps(noted), False)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path.with_suffix(_NOTE), json.dumps({**note, "epoch": state.epoch}), False)
             # A power cut may damage it, which the checksum finds; waiting for the disk would cost more than training
             # again.
             size = save_state(path, state, durable=False)
             self._keep_to_limit(size)
 
-    def claim(self, key: str, seconds: float) -> FileLock | None:
-        """The lock, acquired, of whoever trains the epochs that lead to this key; None while another process has it.
+    def claim(self, name: str, seconds: float) -> FileLock | None:
+        """The lock, acquired, of whoever trains the epochs that lead to this state; None while another process has it.
 
         Raises:
             UserError: when the folder cannot be written.
         """
         assert self.folder is not None
-        claims = self.folder / "claims"
-        lock = FileLock(claims / f"{key}.lock")
+        claims = self.folder / _CLAIMS
+        lock = FileLock(claims / f"{name.replace('/', '-')}.lock")
         with _as_user_error(claims):
             claims.mkdir(parents=True, exist_ok=True)
             try:
@@ -130,8 +133,8 @@ class StageStore:
         return lock
 
     @contextlib.contextmanager
-    def sweep(self, planned_keys: Iterable[str]) -> Iterator[None]:
-        """While entered, in whatever process, no entry with one of these planned keys is evicted.
+    def sweep(self, needed: Iterable[str]) -> Iterator[None]:
+        """While entered, in whatever process, no entry with one of these keys is evicted.
 
         Raises:
             UserError: when the folder cannot be written.
@@ -139,13 +142,13 @@ class StageStore:
         if self.folder is None:
             yield
             return
-        pins = self.folder / "sweeps" / f"{uuid.uuid4().hex}.json"
+        pins = self.folder / _SWEEPS / f"{uuid.uuid4().hex}.json"
         lock = FileLock(pins.with_suffix(".lock"))
         with _as_user_error(pins.parent):
             pins.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
-            write_text(pins, json.dumps(sorted(planned_keys)))
+            write_text(pins, json.dumps(sorted(needed)))
             yield
         finally:
             _unlink(pins, pins.with_suffix(".lock"))
@@ -154,16 +157,17 @@ class StageStore:
     def entries(self) -> list[Entry]:
         """All entries on the disk, the one that was used longest ago first."""
         found = []
-        for path in self.folder.glob(f"*{_STATE}") if self.folder is not None else ():
+        for path in self._files(_STATE):
             with contextlib.suppress(OSError):  # evicted meanwhile
                 stat = path.stat()
-                found.append(Entry(path, stat.st_size, stat.st_mtime))
+                name = path.relative_to(self.folder or "").with_suffix("").as_posix()
+                found.append(Entry(name, path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: entry.used)
 
     def pinned(self) -> set[str]:
-        """The planned keys that sweeps need which are running now; what dead ones left is removed."""
+        """The keys of states that running sweeps need; what dead ones left is removed."""
         needed: set[str] = set()
-        for pins in (self.folder / "sweeps").glob("*.json") if self.folder is not None else ():
+        for pins in (self.folder / _SWEEPS).glob("*.json") if self.folder is not None else ():
             if _is_free(pins.with_suffix(".lock")):
                 _unlink(pins, pins.with_suffix(".lock"))
                 continue
@@ -179,7 +183,7 @@ class StageStore:
         for entry in entries:
             if left <= to_bytes:
                 break
-            if entry.note().get("planned_key") in pinned:
+            if entry.key in pinned:
                 continue
             self._delete(entry)
             gone.append(entry)
@@ -192,13 +196,20 @@ class StageStore:
         if self.folder is None:
             return []
         old = time.time() - _A_DAY
-        gone = [*self.folder.glob(f"*{_DAMAGED}")]
-        gone += [path for path in self.folder.glob(".*.tmp") if _modified(path) < old]
-        gone += [path for path in (self.folder / "claims").glob("*.lock") if _modified(path) < old and _is_free(path)]
-        gone += [note for note in self.folder.glob(f"*{_NOTE}") if _modified(note) < old and not _has_state(note)]
+        gone = [*self._files(_DAMAGED)]
+        gone += [path for path in self._files(".tmp") if _modified(path) < old]
+        gone += [path for path in (self.folder / _CLAIMS).glob("*.lock") if _modified(path) < old and _is_free(path)]
+        gone += [note for note in self._files(_NOTE) if _modified(note) < old and not _has_state(note)]
         for path in gone:
             path.unlink(missing_ok=True)
         return gone
+
+    def _files(self, suffix: str) -> list[Path]:
+        """The files with states and beside them; earlier versions put all of them into one folder."""
+        if self.folder is None:
+            return []
+        found = [*self.folder.glob(f"*{suffix}"), *self.folder.glob(f"*/*{suffix}")]
+        return [path for path in found if path.parent.name not in (_CLAIMS, _SWEEPS)]
 
     def _keep_to_limit(self, added: int) -> None:
         if self._bytes_on_disk is None:
@@ -219,17 +230,17 @@ class StageStore:
     def _delete(self, entry: Entry) -> None:
         _unlink(entry.path, entry.path.with_suffix(_NOTE))
 
-    def _exists(self, key: str) -> bool:
+    def _exists(self, name: str) -> bool:
         if self.folder is None:
             return False
         try:
-            return self._path(key).exists()
+            return self._path(name).exists()
         except OSError:  # in a folder that may not be looked into
             return False
 
-    def _path(self, key: str) -> Path:
+    def _path(self, name: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{key}{_STATE}"
+        return self.folder / f"{name}{_STATE}"
 
 
 class _Memory:
@@ -262,10 +273,14 @@ class _Memory:
 _stores: dict[tuple[str | None, int, int], StageStore] = {}
 
 
-def open_store(folder: Path | None, limit_gb: float, memory_mb: float) -> StageStore:
-    """The store for these settings; one a process, so that its jobs share the states in memory."""
+def open_store(stages: StagesConfig, start: Path = Path()) -> StageStore:
+    """The store for these settings; one a process, so that its jobs share the states in memory.
+
+    A relative folder is meant from `start`.
+    """
+    folder = None if stages.dir is None else start / stages.dir
     place = None if folder is None else str(folder.resolve())
-    arguments = (place, round(limit_gb * 1e9), round(memory_mb * 1e6))
+    arguments = (place, round(stages.limit_gb * 1e9), round(stages.memory_mb * 1e6))
     if arguments not in _stores:
         _stores[arguments] = StageStore(folder, *arguments[1:])
     return _stores[arguments]
@@ -274,7 +289,7 @@ def open_store(folder: Path | None, limit_gb: float, memory_mb: float) -> StageS
 def verify(entries: Sequence[Entry], store: StageStore) -> list[Entry]:
     """Read every entry and return the damaged ones, which are set aside."""
     checked = StageStore(store.folder, store.limit_bytes, memory_bytes=0)
-    return [entry for entry in entries if checked.get(entry.key) is None]
+    return [entry for entry in entries if checked.get(entry.name) is None]
 
 
 @contextlib.contextmanager

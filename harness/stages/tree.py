@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,17 +22,27 @@ _NAMES = 6  # runs named on one line of a drawing
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A job of a sweep before it runs: a name for people, the identity as far as it is known, the schedule's plan."""
+    """A job of a sweep before it runs: a name for people, `identity.settings`, the schedule's plan, and
+    `identity.as_asked`, by which runs on two devices, say, are told apart."""
 
     name: str
-    identity: Mapping[str, Any]
+    settings: Mapping[str, Any]
     plan: LrPlan
+    as_asked: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """The planned keys at all boundaries, `plan.epochs + 1` of them."""
+        """The keys of its states at all boundaries, `plan.epochs + 1` of them."""
+        return self._chain(self.settings)
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """The boundaries in the tree; those of two runs are the same if the states there will be."""
+        return self._chain({**self.settings, **self.as_asked})
+
+    def _chain(self, start: Mapping[str, Any]) -> tuple[str, ...]:
         rates = (self.plan.by_group(epoch) for epoch in range(self.plan.epochs))
-        return tuple(keys.chain(keys.root(self.identity), rates))
+        return tuple(keys.chain(keys.root(start), rates))
 
 
 @dataclass(frozen=True)
@@ -49,23 +59,29 @@ class StageTree:
     @cached_property
     def epochs_shared(self) -> int:
         """Epochs to train if each is trained once."""
-        return len({key for run in self.runs for key in run.keys[1:]})
+        return len({node for run in self.runs for node in run.nodes[1:]})
+
+    @property
+    def branch_keys(self) -> frozenset[str]:
+        """The keys of the states at the branches."""
+        pairs = (pair for run in self.runs for pair in zip(run.nodes, run.keys, strict=True))
+        return frozenset(key for node, key in pairs if node in self.branches)
 
     @cached_property
-    def branch_keys(self) -> frozenset[str]:
-        """The planned keys at which runs part, or at which more than one run, or not every run, ends."""
+    def branches(self) -> frozenset[str]:
+        """The nodes at which runs part, or at which more than one run, or not every run, ends."""
         ways: dict[str, set[str | None]] = defaultdict(set)
         ends: Counter[str] = Counter()
         for run in self.runs:
-            for key, following in zip(run.keys, (*run.keys[1:], None), strict=True):
-                ways[key].add(following)
-            ends[run.keys[-1]] += 1
-        return frozenset(key for key, following in ways.items() if len(following) > 1 or ends[key] > 1)
+            for node, following in zip(run.nodes, (*run.nodes[1:], None), strict=True):
+                ways[node].add(following)
+            ends[run.nodes[-1]] += 1
+        return frozenset(node for node, following in ways.items() if len(following) > 1 or ends[node] > 1)
 
     def save_at(self, position: int) -> tuple[int, ...]:
         """The epochs, beyond 0, before which a run has to leave its state for others."""
-        run_keys = self.runs[position].keys
-        return tuple(epoch for epoch, key in enumerate(run_keys) if epoch and key in self.branch_keys)
+        nodes = self.runs[position].nodes
+        return tuple(epoch for epoch, node in enumerate(nodes) if epoch and node in self.branches)
 
     def drawn(self) -> Tree:
         """The tree for a terminal: a line for each stretch of epochs with its rates and the runs that need it."""
@@ -75,7 +91,7 @@ class StageTree:
         )
         roots: dict[str, list[PlannedRun]] = defaultdict(list)
         for run in self.runs:
-            roots[run.keys[0]].append(run)
+            roots[run.nodes[0]].append(run)
         shapes: dict[tuple[Any, ...], list[list[PlannedRun]]] = defaultdict(list)
         for runs in roots.values():
             shapes[tuple(sorted(run.plan.rates for run in runs))].append(runs)
@@ -89,7 +105,7 @@ class StageTree:
         for going_on in _parted(runs, epoch):
             first = going_on[0]
             end = epoch + 1
-            while end < first.plan.epochs and first.keys[end] not in self.branch_keys:
+            while end < first.plan.epochs and first.nodes[end] not in self.branches:
                 end += 1
             rates = ", ".join(_rates(first.plan, epoch, end))
             names = [run.name for run in going_on]
@@ -108,7 +124,7 @@ def _parted(runs: Iterable[PlannedRun], epoch: int) -> list[list[PlannedRun]]:
     ways: dict[str, list[PlannedRun]] = defaultdict(list)
     for run in runs:
         if run.plan.epochs > epoch:
-            ways[run.keys[epoch + 1]].append(run)
+            ways[run.nodes[epoch + 1]].append(run)
     return list(ways.values())
 
 

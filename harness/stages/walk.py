@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -36,23 +35,12 @@ class Sharing:
 
 
 class Walk:
-    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim.
+    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim."""
 
-    `planned_keys` are those of `tree.PlannedRun`, by which a sweep says what it needs.
-    """
-
-    def __init__(
-        self,
-        sharing: Sharing | None,
-        plan: LrPlan,
-        identity: dict[str, Any],
-        planned_keys: Sequence[str],
-        note: dict[str, Any],
-    ) -> None:
+    def __init__(self, sharing: Sharing | None, plan: LrPlan, identity: dict[str, Any], note: dict[str, Any]) -> None:
         self._sharing, self._note, self._plan = sharing, note, plan
         epochs = [plan.by_group(epoch) for epoch in range(plan.epochs)]
-        self._keys = keys.chain(keys.root(identity), epochs)
-        self._planned_keys = planned_keys
+        self._names = keys.names(identity, epochs)
         self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
         self._claim: FileLock | None = None
         self._claimed_to = 0
@@ -70,8 +58,8 @@ class Walk:
         if self._sharing is None or not self._sharing.takes:
             return None
         for epoch in range(self._plan.epochs, after, -1):
-            if self._sharing.store.has(self._keys[epoch]):
-                state = self._sharing.store.get(self._keys[epoch])
+            if self._sharing.store.has(self._names[epoch]):
+                state = self._sharing.store.get(self._names[epoch])
                 if state is not None:
                     return replace(state, rows=tuple(replace(row, reused=True) for row in state.rows))
         return None
@@ -105,22 +93,22 @@ class Walk:
         """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past."""
         if self._sharing is None or not (epoch in self._stops or epoch % self._sharing.every == 0):
             return
-        key = self._keys[epoch]
-        if self._sharing.store.has(key):
+        name = self._names[epoch]
+        if self._sharing.store.has(name):
             return
         note = {**self._note, "lr": self._plan.by_group(epoch - 1)}
         try:
-            self._sharing.store.put(key, capture(), self._planned_keys[epoch], note)
+            self._sharing.store.put(name, capture(), note)
         except UserError as error:
             log.warning("%s; the run goes on without leaving its state there", error)
 
     def _acquired(self, store: StageStore, epoch: int, target: int, check: Callable[[], None]) -> FileLock:
-        claim = store.claim(self._keys[target], seconds=0)
+        claim = store.claim(self._names[target], seconds=0)
         if claim is None:
             log.info("%s being trained by another process: waiting for it", _are(epoch, target - 1))
         while claim is None:
             check()
-            claim = store.claim(self._keys[target], _SECONDS_BETWEEN_LOOKS)
+            claim = store.claim(self._names[target], _SECONDS_BETWEEN_LOOKS)
         return claim
 
     def _release(self) -> None:
@@ -128,11 +116,6 @@ class Walk:
         if self._claim is not None:
             self._claim.release()
             self._claim = None
-
-
-def stored_in(folder: str | None) -> Path | None:
-    """The setting `stages.dir` as a path; null keeps states in memory alone."""
-    return None if folder is None else Path(folder)
 
 
 def epochs_text(first: int, last: int) -> str:

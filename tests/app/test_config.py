@@ -4,7 +4,7 @@ from support.small_runs import ROOT
 
 from harness.app.compose import compose_config
 from harness.errors import UserError
-from harness.stages.identity import flatten, plain
+from harness.stages.identity import flatten
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -13,7 +13,7 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("
 def test_an_experiment_sets_what_its_file_says(name):
     said = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text())
     said = flatten({key: value for key, value in said.items() if key not in ("defaults", "hydra")})
-    composed = flatten(plain(compose_config([f"experiment={name}"])[0]))
+    composed = flatten(compose_config([f"experiment={name}"])[0].plain())
     assert {key: composed[key] for key in said} == said
     assert compose_config([f"experiment={name}", "epochs=7"])[0].epochs == 7
 

@@ -17,7 +17,7 @@ from harness.app.compose import compose_config
 from harness.runs import run as run_module
 from harness.runs.request import Request
 from harness.runs.run import run
-from harness.stages.identity import planned
+from harness.stages.identity import settings as settings_of
 from harness.stages.store import StageStore
 from harness.stages.tree import PlannedRun, StageTree
 from harness.stages.walk import Sharing
@@ -101,7 +101,7 @@ def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path
         config, name = composed(schedule)
         run(Request(config, name, folder / f"alone_{number}", resume=False))
         plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
-        jobs.append((f"run_{number}", config, name, PlannedRun(name, planned(config), plan)))
+        jobs.append((f"run_{number}", config, name, PlannedRun(name, settings_of(config), plan)))
     tree = StageTree(tuple(job[3] for job in jobs))
     jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
     chance.shuffle(jobs)
@@ -137,7 +137,7 @@ def test_a_tree_without_kills_trains_no_epoch_twice(tmp_path, processes):
     for number, schedule in enumerate(drawn):
         config, name = composed(schedule)
         plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
-        jobs.append((f"run_{number}", config, name, PlannedRun(name, planned(config), plan)))
+        jobs.append((f"run_{number}", config, name, PlannedRun(name, settings_of(config), plan)))
     tree = StageTree(tuple(job[3] for job in jobs))
     jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
     finish_despite_kills(processes, tmp_path, [jobs[::2], jobs[1::2]], random.Random(0), kills=0)
@@ -229,7 +229,7 @@ def test_a_run_that_takes_nothing_still_leaves_states_for_others(store, tmp_path
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "another"])
 def test_a_damaged_entry_is_set_aside_and_its_epochs_trained_again(store, tmp_path, damage):
     shared_run(store, tmp_path / "first", save_at=(2,))
-    paths = sorted(store.folder.glob("*.pt"))
+    paths = sorted(store.folder.glob("*/*.pt"))
     for path, other in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= damage == "flip"
@@ -237,7 +237,7 @@ def test_a_damaged_entry_is_set_aside_and_its_epochs_trained_again(store, tmp_pa
     again = shared_run(store, tmp_path / "again", save_at=(2,))
     assert again["epochs_reused"] == 0
     assert made_of(tmp_path / "again") == made_of(tmp_path / "first")
-    assert len(list(store.folder.glob("*.damaged"))) == len(paths) == 2
+    assert len(list(store.folder.glob("*/*.damaged"))) == len(paths) == 2
     assert shared_run(store, tmp_path / "third")["epochs_reused"] == 4
 
 

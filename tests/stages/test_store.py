@@ -20,39 +20,39 @@ IDENTITY = {"seed": 0, "model.channels": [8]}
 
 
 def state(rates, identity=IDENTITY, size=1000):
-    """A state after as many epochs as there are rates, and its key."""
+    """A state after as many epochs as there are rates, and its name."""
     rows = tuple(EpochRow(e, {"default": rate}, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, False) for e, rate in enumerate(rates))
     made = TrainState(len(rows), {"model": {"weight": torch.arange(size).float()}}, rows, identity)
-    return keys.chain(keys.root(identity), [row.lr for row in rows])[-1], made
+    return keys.names(identity, [row.lr for row in rows])[-1], made
 
 
-def put(store, rates, planned_key="", used=None, **options):
-    key, made = state(rates, **options)
-    store.put(key, made, planned_key, {})
+def put(store, rates, used=None, **options):
+    name, made = state(rates, **options)
+    store.put(name, made, {})
     if used is not None and store.folder is not None:
-        os.utime(store.folder / f"{key}.pt", (used, used))
-    return key
+        os.utime(store.folder / f"{name}.pt", (used, used))
+    return name
 
 
 def test_eviction_takes_what_was_used_longest_ago_but_nothing_that_a_running_sweep_needs(tmp_path):
     store = StageStore(tmp_path, 10**9, 0)
     oldest, needed, older, newest = (
-        put(store, [rate], planned_key=f"plan {rate}", used=when) for rate, when in ((1, 10), (2, 20), (3, 30), (4, 40))
+        put(store, [rate], used=when) for rate, when in ((1, 10), (2, 20), (3, 30), (4, 40))
     )
     size = store.entries()[0].size
     other = StageStore(tmp_path, 10**9, 0)
-    with store.sweep(["plan 2"]):
-        assert [entry.key for entry in other.evict(2 * size)] == [oldest, older]
-        assert [entry.key for entry in other.evict(0)] == [newest]
+    with store.sweep([needed.partition("/")[2]]):
+        assert [entry.name for entry in other.evict(2 * size)] == [oldest, older]
+        assert [entry.name for entry in other.evict(0)] == [newest]
         assert other.has(needed)
-    assert [entry.key for entry in other.evict(0)] == [needed]
+    assert [entry.name for entry in other.evict(0)] == [needed]
 
 
 def test_what_is_read_counts_as_used(tmp_path):
     store = StageStore(tmp_path, 10**9, 0)
     first, second = put(store, [1], used=10), put(store, [2], used=20)
     assert store.get(first) is not None
-    assert [entry.key for entry in store.evict(store.entries()[0].size)] == [second]
+    assert [entry.name for entry in store.evict(store.entries()[0].size)] == [second]
 
 
 def test_the_limit_is_kept_while_states_are_left(tmp_path):
@@ -140,8 +140,8 @@ def test_verify_finds_the_damaged_ones(tmp_path):
     store = StageStore(tmp_path, 10**9, 10**9)
     good, bad = put(store, [1]), put(store, [2])
     (tmp_path / f"{bad}.pt").write_bytes(b"PK")
-    assert [entry.key for entry in verify(store.entries(), store)] == [bad]
-    assert [entry.key for entry in store.entries()] == [good]
+    assert [entry.name for entry in verify(store.entries(), store)] == [bad]
+    assert [entry.name for entry in store.entries()] == [good]
     assert store.remove_debris() == [tmp_path / f"{bad}.damaged"]
 
 
@@ -177,3 +177,30 @@ def test_a_tree_trains_each_prefix_once_and_saves_where_runs_part_or_end(plans):
 def test_another_identity_has_other_keys(other):
     assert keys.root(IDENTITY) != keys.root(other)
     assert keys.root(IDENTITY) == keys.root(dict(reversed(IDENTITY.items())))
+
+
+def test_a_sweep_needs_its_states_under_all_circumstances_and_names_tell_these_apart(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    here, there = (put(store, [1], identity={**IDENTITY, "versions.torch": version}) for version in ("2.14", "2.15"))
+    assert here != there
+    with store.sweep([keys.chain(keys.root(IDENTITY), [{"default": 1}])[-1]]):
+        assert store.evict(0) == []
+    assert {entry.name for entry in store.evict(0)} == {here, there}
+
+
+def test_what_earlier_versions_put_into_one_folder_is_counted_and_evicted(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    name = put(store, [1], used=10)
+    old = tmp_path / "a1b2.pt"
+    (tmp_path / f"{name}.pt").rename(old)
+    newer = put(store, [2], used=20)
+    assert [entry.path for entry in store.entries()] == [old, tmp_path / f"{newer}.pt"]
+    assert [entry.path for entry in store.evict(store.entries()[1].size)] == [old]
+
+
+def test_runs_on_two_devices_are_two_branches_from_the_start():
+    plan = LrPlan(("default",), ((1.0,), (1.0,)))
+    runs = tuple(PlannedRun(device, IDENTITY, plan, {"device": device}) for device in ("cpu", "cuda"))
+    tree = StageTree(runs)
+    assert (tree.epochs_alone, tree.epochs_shared) == (4, 4)
+    assert tree.save_at(0) == ()
