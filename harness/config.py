@@ -181,6 +181,7 @@ class Config(_Settings):
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
+    augment: dict[str, ClassConfig] = Field(default_factory=dict)
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
     epochs: Annotated[PositiveInt, Role.SCHEDULE]
     batch_size: PositiveInt

@@ -41,7 +41,7 @@ def test_no_step_waits_for_the_device(how, precision):
     dataset = load_dataset(config.data)
     model = build_model(config.model, dataset.shape, 10, [128]).to(compute.device)
     optimizer = build_optimizer(config.optimizer, model)
-    loader = Loader(dataset, config.data, 128, 0, compute.device)
+    loader = Loader(dataset, config, compute.device)
     step = build_step(config, compute, model, optimizer, compute.scaler(), 128)
     for images, labels in loader.train(0):
         step(images, labels)

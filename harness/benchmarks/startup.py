@@ -160,7 +160,7 @@ def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
     compute, dataset = set_up(config), load_dataset(config.data)
     network = partial(build_model, config.model, dataset.shape, len(dataset.classes), [config.batch_size])
     learner = Learner(config, compute, network, config.batch_size)
-    loader = Loader(dataset, config.data, config.batch_size, config.seed, compute.device)
+    loader = Loader(dataset, config, compute.device)
     learner.score(loader.evaluation("val"))
     passes, began = 0, time.perf_counter()
     # A pass ends with its score on the host, so the device is done.

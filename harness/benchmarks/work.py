@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
-from harness.data.images import Split
+from harness.data.images import MemoryImages, Split
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.machine import usable_cores
@@ -89,7 +89,7 @@ class Work:
 
     def loader(self) -> Loader:
         """This harness's own loader: all images on the device."""
-        return Loader(self.dataset, self.config.data, self.config.batch_size, self.config.seed, self.device)
+        return Loader(self.dataset, self.config, self.device)
 
     def timed(self, train: Callable[[int, int | None], Trained]) -> Result:
         """Warm up, then time whole epochs of `train(epoch, limit in steps)`."""
@@ -158,9 +158,9 @@ class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
 
         images = in_memory(work.dataset.train)
         floats = images.float().div(255)
-        self.mean, self.std = floats.mean((0, 2, 3)).tolist(), floats.std((0, 2, 3)).tolist()
+        self.mean, self.std = floats.mean((0, 1, 2)).tolist(), floats.std((0, 1, 2)).tolist()
         self.transform = self.composed(work, tensors=True)
-        self._images = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        self._images = images.squeeze(-1).numpy()
         self._labels = work.dataset.train.labels.tolist()
         self._picture = Image.fromarray
 
@@ -214,16 +214,15 @@ def open_work(config: Config, file: Path, epochs: int) -> Work:
     """The work on what `prepare` saved, with torch set up for the configured device."""
     content = torch.load(file, weights_only=True)
     for name in ("train", "val", "test"):
-        content[name] = Split(*content[name])
+        pixels, labels = content[name]
+        content[name] = Split(MemoryImages(pixels), labels)
     dataset = Dataset(**content)
     return Work(config, set_up(config), dataset, epochs)
 
 
 def in_memory(part: Split) -> Tensor:
-    """The images of a part (count, channels, height, width) uint8, read from their files where they lie there."""
-    images = part.in_memory().images
-    assert isinstance(images, Tensor)
-    return images
+    """The images of a part (count, height, width, channels) uint8, read from their files where they lie there."""
+    return part.images.decoded().pixels
 
 
 def peak_host_bytes() -> int:

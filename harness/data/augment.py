@@ -1,17 +1,26 @@
-"""Random crops and flips of whole batches, and their normalisation.
+"""Random changes of whole batches in two places: crops and flips of raw images, then changes of normalised ones.
 
 Raw images are (count, height, width, channels) uint8 and contiguous. There are two ways to crop and flip a batch, for
-what CPUs and what GPUs are good at; both give the same bits.
+what CPUs and what GPUs are good at; both give the same bits. What changes normalised batches is a list of values with
+one protocol, `Augmentation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from harness.config import Config
+from harness.errors import UserError
+from harness.instantiate import check_arguments, resolve_class
+
+# Brings a tensor to the device of the images, which on CUDA does not wait for it.
+Send = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,30 +42,6 @@ class EpochAugmentation:
         rows, columns = torch.randint(0, 2 * padding + 1, (2, count), generator=rng)
         flips = torch.rand(count, generator=rng) < 0.5 if flip else None
         return EpochAugmentation(padding, rows, columns, flips)
-
-
-class Cutout:
-    """Blanks a square of `size` pixels a side around a random pixel of each image, as far as it lies inside it.
-
-    DeVries and Taylor (2017), "Improved regularization of convolutional neural networks with cutout". `send` brings a
-    tensor to the device of the images.
-    """
-
-    def __init__(
-        self, size: int, count: int, height: int, width: int, rng: torch.Generator, send: Callable[[Tensor], Tensor]
-    ) -> None:
-        before = size // 2
-        spans = []
-        for extent in (height, width):
-            first = torch.randint(0, extent, (count, 1), generator=rng) - before
-            pixels = torch.arange(extent)
-            spans.append((pixels >= first) & (pixels < first + size))
-        self._rows, self._columns = (send(span) for span in spans)
-
-    def __call__(self, images: Tensor, chosen: slice) -> Tensor:
-        """Blank, in place, normalised images (batch, channels, height, width) at positions `chosen` of the epoch."""
-        blank = self._rows[chosen, None, :, None] & self._columns[chosen, None, None, :]
-        return images.masked_fill_(blank, 0.0)
 
 
 class RowCrops:
@@ -102,9 +87,7 @@ class PixelCrops:
     tensor to their device.
     """
 
-    def __init__(
-        self, choices: EpochAugmentation, places: Tensor, height: int, width: int, send: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, choices: EpochAugmentation, places: Tensor, height: int, width: int, send: Send) -> None:
         line = width + 2 * choices.padding
         starts = (places * (height + 2 * choices.padding) + choices.rows) * line + choices.columns
         steps = torch.ones_like(starts)
@@ -145,3 +128,76 @@ class Normalisation:
         # The same bits: CPUs are quicker in two passes, and a GPU converts in passing.
         scaled = images.float().mul_(self._scale) if images.device.type == "cpu" else torch.mul(images, self._scale)
         return scaled.add_(self._shift).permute(0, 3, 1, 2)
+
+
+class Change(Protocol):
+    """One epoch's choices of an augmentation."""
+
+    def __call__(self, images: Tensor, targets: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+        """The batch at the positions `chosen` of the shuffled epoch, changed; in place where that is faster.
+
+        Images are normalised, (batch, channels, height, width) float32, targets labels (batch,) int64.
+        """
+        ...
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A random change of training images or targets, as a value that holds its settings.
+
+    One of your own takes a class and a file in conf/augment that names it by its import path.
+    """
+
+    def draw(self, count: int, shape: tuple[int, int, int], rng: torch.Generator, send: Send) -> Change:
+        """Draw the choices for `count` images of `shape` (channels, height, width) at once, on the CPU.
+
+        Raises:
+            UserError: for settings that do not fit such images.
+        """
+        ...
+
+
+def augmentations(config: Config) -> tuple[Augmentation, ...]:
+    """What is done to normalised batches: the data set's own cutout, then all of the group `augment`, in order.
+
+    Raises:
+        UserError: for what is no augmentation, and for settings that it does not have or refuses.
+    """
+    chosen: list[Augmentation] = [Cutout(config.data.cutout)] if config.data.cutout else []
+    for name, settings in config.augment.items():
+        key, arguments = f"augment.{name}", settings.arguments
+        cls = resolve_class(key, settings.target, Augmentation)
+        check_arguments(key, cls, arguments, given=())
+        try:
+            chosen.append(cls(**arguments))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{key}: {settings.target} refused its settings: {error}") from None
+    return tuple(chosen)
+
+
+class Cutout:
+    """Blanks a square of `size` pixels a side around a random pixel of each image, as far as it lies inside it.
+
+    DeVries and Taylor (2017), "Improved regularization of convolutional neural networks with cutout".
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def draw(self, count: int, shape: tuple[int, int, int], rng: torch.Generator, send: Send) -> Change:
+        """As `Augmentation`."""
+        side = min(shape[1:])
+        if self.size >= side:
+            raise UserError(f"data.cutout={self.size}: must be below {side}, the images' shorter side in pixels")
+        spans = []
+        for extent in shape[1:]:
+            first = torch.randint(0, extent, (count, 1), generator=rng) - self.size // 2
+            pixels = torch.arange(extent)
+            spans.append(send((pixels >= first) & (pixels < first + self.size)))
+        rows, columns = spans
+
+        def blank(images: Tensor, targets: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+            square = rows[chosen, None, :, None] & columns[chosen, None, None, :]
+            return images.masked_fill_(square, 0.0), targets
+
+        return blank

@@ -8,7 +8,7 @@ from typing import Any
 from harness.config import DataConfig, ImageFolderData, Role
 from harness.data import sources
 from harness.data.fingerprint import examine
-from harness.data.images import ImageFiles, Split, stratified
+from harness.data.images import Split, stratified
 from harness.data.storage import belongs_on_disk, require_memory
 from harness.errors import UserError
 from harness.seeding import generator
@@ -53,7 +53,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     found = sources.find(config)
     key = (found.stamp, config.plain(Role.NO_BITS))
     if _kept is not None and _kept[0] == key:
-        on_disk = isinstance(_kept[1].train.images, ImageFiles)
+        on_disk = _kept[1].train.images.stamp is not None
         if config.storage == "auto" or (config.storage == "disk") == on_disk:
             return _kept[1]
     _kept = None  # before the next one is read, so that there is room for it

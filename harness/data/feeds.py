@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.images import ImageFiles, Split, pixels_last
+from harness.data.images import Images, Split
 
 
 class Part(Protocol):
@@ -35,8 +34,7 @@ class ResidentPart:
     """Images that all lie on the device, as `images` (count, height, width, channels) uint8."""
 
     def __init__(self, part: Split, device: torch.device) -> None:
-        assert isinstance(part.images, Tensor)
-        self.images = pixels_last(part.images).to(device)
+        self.images = part.images.decoded().pixels.to(device)
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """As `Part`; only for images on the CPU."""
@@ -53,21 +51,19 @@ class StreamedPart:
     """Images in host memory or in files: read by threads ahead of their use, copied while the device computes."""
 
     def __init__(self, part: Split, batch_size: int, device: torch.device) -> None:
-        images = part.images
-        self._reader: Reader = images if isinstance(images, ImageFiles) else MemoryReader(pixels_last(images))
-        self._batch_size, self._device = batch_size, device
+        self._images, self._batch_size, self._device = part.images, batch_size, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """As `Part`."""
         pinned = self._stream is not None
-        with closing(read_ahead(self._reader, batches, self._batch_size, pinned)) as buffers:
+        with closing(read_ahead(self._images, batches, self._batch_size, pinned)) as buffers:
             for buffer in buffers:
                 yield buffer.images if self._stream is None else self._copied(buffer, self._stream)
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """As `Part`."""
-        yield from self.batches(torch.arange(self._reader.shape[0]).split(batch_size))
+        yield from self.batches(torch.arange(self._images.shape[0]).split(batch_size))
 
     def _copied(self, buffer: Buffer, stream: torch.cuda.Stream) -> Tensor:
         """The buffer's images on the device, for work that is given to the device's current stream from now on."""
@@ -87,39 +83,6 @@ _BATCHES_AHEAD = 4
 _BUFFERS = _BATCHES_AHEAD + 3
 
 
-class Reader(Protocol):
-    """Where raw images come from, by position; `threads` read at once."""
-
-    threads: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(count, channels, height, width)."""
-
-    def read(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Write the images at these positions to `out` (len(index), height, width, channels) uint8."""
-
-
-class MemoryReader:
-    """Images (count, height, width, channels) uint8 in this machine's memory."""
-
-    threads = 1
-
-    def __init__(self, images: Tensor) -> None:
-        self._images = images.numpy()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(count, channels, height, width)."""
-        count, height, width, channels = self._images.shape
-        return count, channels, height, width
-
-    def read(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Copy the images at these positions to `out`."""
-        # numpy, since torch would start a team of threads for every thread that calls it; "clip" spares a copy.
-        np.take(self._images, index, axis=0, out=out, mode="clip")
-
-
 @dataclass
 class Buffer:
     """Memory for a batch; `copied` is the event after which it may be written to again, None: at once."""
@@ -134,20 +97,20 @@ class Buffer:
         return self.memory[: self.count]
 
 
-def read_ahead(reader: Reader, batches: Iterable[Tensor], size: int, pinned: bool) -> Generator[Buffer]:
+def read_ahead(source: Images, batches: Iterable[Tensor], size: int, pinned: bool) -> Generator[Buffer]:
     """The images of each batch of positions (int64, at most `size` of them), in order.
 
     A buffer is the caller's until the next one is asked for and, where the caller gave it one, until its event.
     Closing the generator ends its threads.
 
     Raises:
-        UserError: what the reader raises, when its batch is asked for.
+        UserError: what the source raises, when its batch is asked for.
     """
-    _, channels, height, width = reader.shape
+    _, channels, height, width = source.shape
     shape = (size, height, width, channels)
     free = deque(Buffer(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)) for _ in range(_BUFFERS))
     upcoming = iter(batches)
-    pool = ThreadPoolExecutor(reader.threads, "read ahead")
+    pool = ThreadPoolExecutor(source.threads, "read ahead")
 
     def begin(index: Tensor) -> tuple[Buffer, list[Future[None]]]:
         buffer = free.popleft()
@@ -156,9 +119,9 @@ def read_ahead(reader: Reader, batches: Iterable[Tensor], size: int, pinned: boo
             buffer.copied.synchronize()
         buffer.count, buffer.copied = len(index), None
         positions, out = index.numpy(), buffer.images.numpy()
-        step = -(-len(index) // reader.threads)
+        step = -(-len(index) // source.threads)
         parts = [slice(start, start + step) for start in range(0, len(index), step)]
-        return buffer, [pool.submit(reader.read, positions[part], out[part]) for part in parts]
+        return buffer, [pool.submit(source.read, positions[part], out[part]) for part in parts]
 
     try:
         begun = deque(begin(index) for index in islice(upcoming, _BATCHES_AHEAD))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.data.feeds import read_ahead
-from harness.data.images import ImageFiles, Split, pixels_last
+from harness.data.images import Images, Split
 from harness.errors import UserError
 from harness.files import code_digest, write_json
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Findings:
+class Examined:
     """The SHA-256 over all parts; mean and standard deviation of training pixels (0 to 255) by channel."""
 
     fingerprint: str
@@ -39,7 +39,7 @@ class Findings:
     std: tuple[float, ...]
 
 
-def examine(train: Split, val: Split, test: Split) -> Findings:
+def examine(train: Split, val: Split, test: Split) -> Examined:
     """Go through all images once. The findings are the same wherever the images lie.
 
     For images that stay in their files this means to decode all of them, so what was found is remembered for the next
@@ -54,26 +54,22 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
     digest, sums = hashlib.sha256(), _PixelSums()
     for part in (train, val, test):
         digest.update(repr((len(part), *part.images.shape[1:])).encode())
-        with closing(_chunks(part)) as chunks:
+        with closing(_chunks(part.images)) as chunks:
             for chunk in chunks:
                 digest.update(chunk.numpy().data)
                 if part is train:
                     sums.add(chunk)
         digest.update(part.labels.contiguous().numpy().data)
-    findings = Findings(digest.hexdigest(), *sums.mean_and_std())
+    findings = Examined(digest.hexdigest(), *sums.mean_and_std())
     if remembered is not None:
         remembered.write(findings)
     return findings
 
 
-def _chunks(part: Split) -> Generator[Tensor]:
-    images = part.images
-    _, channels, height, width = images.shape
+def _chunks(images: Images) -> Generator[Tensor]:
+    count, channels, height, width = images.shape
     size = min(_CHUNK_IMAGES, max(1, _CHUNK_BYTES // (channels * height * width)))
-    if not isinstance(images, ImageFiles):
-        yield from pixels_last(images).split(size)
-        return
-    with closing(read_ahead(images, torch.arange(len(part)).split(size), size, pinned=False)) as buffers:
+    with closing(read_ahead(images, torch.arange(count).split(size), size, pinned=False)) as buffers:
         for buffer in buffers:
             yield buffer.images
 
@@ -115,27 +111,26 @@ class _Remembered:
     @staticmethod
     def of(*parts: Split) -> _Remembered | None:
         """None for images that are in memory, and for files so new that they could change unseen by their times."""
-        oldest_unseen = time.time_ns() - _SETTLED_NS
-        if not all(isinstance(part.images, ImageFiles) and part.images.newest < oldest_unseen for part in parts):
+        stamps = [part.images.stamp for part in parts]
+        if None in stamps or max(part.images.newest for part in parts) >= time.time_ns() - _SETTLED_NS:
             return None
         from PIL import __version__, features
 
         key = hashlib.sha256(repr((code_digest("data"), __version__, features.version("libjpeg_turbo"))).encode())
-        for part in parts:
-            assert isinstance(part.images, ImageFiles)
-            key.update(repr((part.images.stamp, part.images.shape)).encode())
+        for part, stamp in zip(parts, stamps, strict=True):
+            key.update(repr((stamp, part.images.shape)).encode())
             key.update(part.labels.contiguous().numpy().data)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return _Remembered(cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json")
 
-    def read(self) -> Findings | None:
+    def read(self) -> Examined | None:
         try:
             content = json.loads(self.path.read_text())
-            return Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
+            return Examined(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, findings: Findings) -> None:
+    def write(self, findings: Examined) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, asdict(findings))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,72 @@ from harness.errors import UserError
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _IMAGES_A_TASK = 64
+
+
+class Images(Protocol):
+    """Images by position, wherever they lie; up to `threads` threads may read at once."""
+
+    threads: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(count, channels, height, width)."""
+
+    @property
+    def stamp(self) -> str | None:
+        """SHA-256 of where their files lie, the files' sizes and times of change; None in memory."""
+
+    @property
+    def newest(self) -> int:
+        """When the file that was changed last was changed, in nanoseconds since 1970; 0 in memory."""
+
+    def take(self, index: Tensor) -> Images:
+        """The images at these positions (int64)."""
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """Write the images at these positions into `out` (len(index), height, width, channels) uint8.
+
+        Raises:
+            UserError: naming a file that is gone, changed or damaged.
+        """
+
+    def decoded(self) -> MemoryImages:
+        """All images, in memory.
+
+        Raises:
+            UserError: as `read`.
+        """
+
+
+class MemoryImages:
+    """Images in this machine's memory, `pixels` (count, height, width, channels) uint8.
+
+    They are contiguous, so that a row of an image is one piece whatever its channels.
+    """
+
+    threads, stamp, newest = 1, None, 0
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels.contiguous()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As `Images`."""
+        count, height, width, channels = self.pixels.shape
+        return count, channels, height, width
+
+    def take(self, index: Tensor) -> MemoryImages:
+        """As `Images`; whole images are copied, which is faster than indexing, which goes pixel by pixel."""
+        return MemoryImages(self.pixels.index_select(0, index))
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """As `Images`."""
+        # numpy, since torch would start a team of threads for every thread that calls it; "clip" spares a copy.
+        np.take(self.pixels.numpy(), index, axis=0, out=out, mode="clip")
+
+    def decoded(self) -> MemoryImages:
+        """As `Images`."""
+        return self
 
 
 class ImageFiles:
@@ -46,60 +113,45 @@ class ImageFiles:
                 raise _unreadable(path, error) from None
         return ImageFiles(paths, stamps, size, channels, threads)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     @property
     def stamp(self) -> str:
-        """SHA-256 of where the files lie, their sizes and times of change."""
+        """As `Images`."""
         digest = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.stamps).data)
         return digest.hexdigest()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(count, channels, height, width), as of a tensor."""
-        return len(self), self.channels, self.size, self.size
+        """As `Images`."""
+        return len(self.paths), self.channels, self.size, self.size
 
     @property
     def newest(self) -> int:
-        """When the file that was changed last was changed, in nanoseconds since 1970."""
+        """As `Images`."""
         return int(self.stamps[:, 1].max())
 
-    def __getitem__(self, position: int) -> Tensor:
-        """The image (channels, height, width) uint8 at a position."""
-        return torch.from_numpy(self._decode(position)).permute(2, 0, 1)
-
     def take(self, index: Tensor) -> ImageFiles:
-        """The files at these positions."""
+        """As `Images`."""
         paths = [self.paths[position] for position in index.tolist()]
         return ImageFiles(paths, self.stamps[index.numpy()], self.size, self.channels, self.threads)
 
     def read(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Decode the images at these positions into `out` (len(index), size, size, channels) uint8.
-
-        Raises:
-            UserError: naming the file that is gone, changed or damaged.
-        """
+        """As `Images`; they are decoded."""
         for place, position in enumerate(index.tolist()):
             out[place] = self._decode(position)
 
-    def decoded(self) -> Tensor:
-        """All images (count, channels, height, width) uint8.
-
-        Raises:
-            UserError: as `read`.
-        """
-        images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
-        everything = np.arange(len(self))
+    def decoded(self) -> MemoryImages:
+        """As `Images`."""
+        images = np.empty((len(self.paths), self.size, self.size, self.channels), np.uint8)
+        everything = np.arange(len(self.paths))
         pool = ThreadPoolExecutor(self.threads, "decode")
         try:
-            parts = [slice(start, start + _IMAGES_A_TASK) for start in range(0, len(self), _IMAGES_A_TASK)]
+            parts = [slice(start, start + _IMAGES_A_TASK) for start in range(0, len(self.paths), _IMAGES_A_TASK)]
             for task in [pool.submit(self.read, everything[part], images[part]) for part in parts]:
                 task.result()
         finally:
             pool.shutdown(cancel_futures=True)
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+        return MemoryImages(torch.from_numpy(images))
 
     def _decode(self, position: int) -> np.ndarray:
         from PIL import Image, ImageOps
@@ -157,11 +209,10 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
 class Split:
     """Images and labels of one part of a data set, on the CPU.
 
-    Images are in memory, (count, channels, height, width) uint8, or files that are decoded when they are needed; both
-    have `len`, `shape`, and give the image (channels, height, width) at a position. Labels are (count,) int64.
+    Labels are (count,) int64.
     """
 
-    images: Tensor | ImageFiles
+    images: Images
     labels: Tensor
 
     def __len__(self) -> int:
@@ -170,28 +221,15 @@ class Split:
     def take(self, index: Tensor) -> Split:
         """The images at these positions: a boolean mask (count,), or int64."""
         index = index.nonzero().flatten() if index.dtype == torch.bool else index
-        if isinstance(self.images, ImageFiles):
-            return Split(self.images.take(index), self.labels[index])
-        # Whole images are copied, which is faster than indexing, which goes pixel by pixel.
-        chosen = pixels_last(self.images).index_select(0, index)
-        return Split(chosen.permute(0, 3, 1, 2), self.labels[index])
+        return Split(self.images.take(index), self.labels[index])
 
     def in_memory(self) -> Split:
-        """The same part with its images decoded.
+        """The same part with its images in memory.
 
         Raises:
             UserError: naming a file that is gone, changed or damaged.
         """
-        return Split(self.images.decoded(), self.labels) if isinstance(self.images, ImageFiles) else self
-
-
-def pixels_last(images: Tensor) -> Tensor:
-    """Images (count, channels, height, width) as (count, height, width, channels), contiguous.
-
-    This is how images from all sources lie in memory, so that a row of an image is one piece whatever its channels;
-    other images are copied.
-    """
-    return images.permute(0, 2, 3, 1).contiguous()
+        return Split(self.images.decoded(), self.labels)
 
 
 def stratified(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:

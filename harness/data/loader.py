@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from harness.config import DataConfig
-from harness.data.augment import Cutout, EpochAugmentation, Normalisation, PixelCrops, RowCrops, padded
+from harness.config import Config
+from harness.data.augment import EpochAugmentation, Normalisation, PixelCrops, RowCrops, augmentations, padded
 from harness.data.dataset import Dataset
 from harness.data.feeds import Part, ResidentPart, StreamedPart
-from harness.data.images import ImageFiles
 from harness.data.storage import belongs_on_device, in_words
 from harness.errors import UserError
 from harness.seeding import generator
@@ -26,37 +25,36 @@ class Loader:
     batches. On CUDA, nothing here waits for the device.
 
     Raises:
-        UserError: for data.storage=device, when the images do not fit there, and for a cutout as large as an image.
+        UserError: for data.storage=device, when the images do not fit there, and for augmentations that do not suit
+            them.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, batch_size: int, seed: int, device: torch.device) -> None:
-        self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.flip, self.padding, self.cutout = config.flip, config.crop_padding, config.cutout
-        self._shape = dataset.shape
-        _, height, width = dataset.shape
-        if self.cutout >= min(height, width):
-            raise UserError(
-                f"data.cutout={self.cutout}: must be below {min(height, width)}, the images' shorter side in pixels"
-            )
-        self._normalise = Normalisation(dataset.mean, dataset.std, height, width, device)
+    def __init__(self, dataset: Dataset, config: Config, device: torch.device) -> None:
+        data, self.batch_size, self.seed, self.device = config.data, config.batch_size, config.seed, device
+        self.flip, self.padding, self._shape = data.flip, data.crop_padding, dataset.shape
+        self._augmentations = augmentations(config)
+        for augmentation in self._augmentations:  # a trial, so that what does not fit is refused before training
+            augmentation.draw(1, self._shape, torch.Generator(), self._sent)
+        self._normalise = Normalisation(dataset.mean, dataset.std, *dataset.shape[1:], device)
         parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         self._labels = {name: part.labels.to(device) for name, part in parts.items()}
-        self._parts: dict[str, Part] = {}
-        self._padded: Tensor | None = None
-        if isinstance(dataset.train.images, ImageFiles) or not belongs_on_device(config, self._bytes(dataset), device):
-            self._parts = {name: StreamedPart(part, batch_size, device) for name, part in parts.items()}
-            return
+        in_files = dataset.train.images.stamp is not None
         try:
-            resident = {name: ResidentPart(part, device) for name, part in parts.items()}
-            if device.type == "cuda":
+            if in_files or not belongs_on_device(data, self._bytes(dataset), device):
+                streamed = {name: StreamedPart(part, self.batch_size, device) for name, part in parts.items()}
+                self._train: Part | Tensor = streamed.pop("train")
+                self._held_out: dict[str, Part] = {**streamed}
+            else:
+                resident = {name: ResidentPart(part, device) for name, part in parts.items()}
+                train = resident.pop("train")
                 # A GPU crops out of the padded images themselves, which spares it a copy of each batch.
-                self._padded = padded(resident.pop("train").images, self.padding)
+                self._train = padded(train.images, self.padding) if device.type == "cuda" else train
+                self._held_out = {**resident}
         except torch.OutOfMemoryError:
             needed = in_words(self._bytes(dataset))
             raise UserError(
-                f"data.storage={config.storage}: {needed} of images do not fit on {device}; must be host"
+                f"data.storage={data.storage}: {needed} of images do not fit on {device}; must be host"
             ) from None
-        self._parts = dict(resident)
 
     def _bytes(self, dataset: Dataset) -> int:
         channels, height, width = dataset.shape
@@ -73,11 +71,14 @@ class Loader:
         labels = self._labels["train"]
         order = torch.randperm(len(labels), generator=rng)
         choices = EpochAugmentation.draw(len(labels), self.padding, self.flip, rng)
+        changes = [each.draw(len(labels), self._shape, rng, self._sent) for each in self._augmentations]
         on_device = self._sent(order).split(self.batch_size)
         cropped = self._cropped_by_gpu if self.device.type == "cuda" else self._cropped_by_cpu
-        blank = self._cutout(len(labels), rng)
-        for images, index, chosen in zip(cropped(order, choices), on_device, self._slices(order), strict=True):
-            yield blank(self._normalise(images), chosen), labels.index_select(0, index)
+        for raw, index, chosen in zip(cropped(order, choices), on_device, self._slices(order), strict=True):
+            images, targets = self._normalise(raw), labels.index_select(0, index)
+            for change in changes:
+                images, targets = change(images, targets, chosen)
+            yield images, targets
 
     def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the part `val` or `test` in its own order, not augmented.
@@ -86,20 +87,15 @@ class Loader:
             UserError: naming a file that is gone, changed or damaged.
         """
         labels = self._labels[part].split(self.batch_size)
-        for images, batch in zip(self._parts[part].in_order(self.batch_size), labels, strict=True):
+        for images, batch in zip(self._held_out[part].in_order(self.batch_size), labels, strict=True):
             yield self._normalise(images), batch
-
-    def _cutout(self, count: int, rng: torch.Generator) -> Callable[[Tensor, slice], Tensor]:
-        if not self.cutout:
-            return lambda images, _: images
-        _, height, width = self._shape
-        return Cutout(self.cutout, count, height, width, rng, self._sent)
 
     def _cropped_by_cpu(self, order: Tensor, choices: EpochAugmentation) -> Iterator[Tensor]:
         """Cropped and flipped batches (batch, height, width, channels) uint8."""
         channels, height, width = self._shape
         crop = RowCrops(choices, height, width, channels)
-        raw = self._parts["train"].batches(order.split(self.batch_size))
+        assert not isinstance(self._train, Tensor)
+        raw = self._train.batches(order.split(self.batch_size))
         for images, chosen in zip(raw, self._slices(order), strict=True):
             yield crop(images, chosen)
 
@@ -108,11 +104,11 @@ class Loader:
         _, height, width = self._shape
         slices = self._slices(order)
         batches: Iterator[Tensor]
-        if self._padded is not None:
-            places, batches = order, itertools.repeat(self._padded, len(slices))
+        if isinstance(self._train, Tensor):
+            places, batches = order, itertools.repeat(self._train, len(slices))
         else:
             places = torch.arange(len(order)) % self.batch_size
-            raw = self._parts["train"].batches(order.split(self.batch_size))
+            raw = self._train.batches(order.split(self.batch_size))
             batches = (padded(images, self.padding) for images in raw)
         crop = PixelCrops(choices, places, height, width, self._sent)
         for images, chosen in zip(batches, slices, strict=True):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.config import DataConfig, DigitsData, ImageFolderData, SyntheticData, TorchvisionData
-from harness.data.images import ImageFiles, Split, class_folders, pixels_last, stratified
+from harness.data.images import ImageFiles, MemoryImages, Split, class_folders, stratified
 from harness.data.storage import require_memory
 from harness.errors import UserError
 from harness.machine import usable_cores
@@ -100,8 +100,8 @@ def _digits() -> Source:
     """The UCI digits: 1,797 images of 8x8, a fixed stratified fifth of them for test."""
     table = _digits_table()
     # Pixels are whole numbers from 0 to 16.
-    images = torch.from_numpy((table[:, :64] * 15.9375).astype(np.uint8)).view(-1, 1, 8, 8)
-    everything = Split(images, torch.from_numpy(table[:, 64]).long())
+    images = torch.from_numpy((table[:, :64] * 15.9375).astype(np.uint8)).view(-1, 8, 8, 1)
+    everything = Split(MemoryImages(images), torch.from_numpy(table[:, 64]).long())
     is_test = stratified(everything.labels, round(len(everything) / 5), generator(0, "digits test split"))
     return Source(everything.take(~is_test), everything.take(is_test), tuple(map(str, range(10))))
 
@@ -163,10 +163,10 @@ def _download(config: TorchvisionData, cls: type, candidates: list[Path]) -> lis
     )
 
 
-def _images(array: Tensor | np.ndarray) -> Tensor:
-    """(count, height, width[, channels]) to (count, channels, height, width)."""
+def _images(array: Tensor | np.ndarray) -> MemoryImages:
+    """From (count, height, width[, channels])."""
     images = torch.as_tensor(array)
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return MemoryImages(images.unsqueeze(-1) if images.ndim == 3 else images)
 
 
 _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -189,7 +189,7 @@ def _idx_source(folder: Path, classes: tuple[str, ...]) -> Source:
     for images, labels in (arrays[:2], arrays[2:]):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or int(labels.max()) >= len(classes):
             raise UserError(f"{folder}: images and labels do not belong together; fetch the files again")
-        parts.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()))
+        parts.append(Split(_images(images), torch.from_numpy(labels).long()))
     return Source(parts[0], parts[1], classes)
 
 
@@ -247,5 +247,5 @@ def _synthetic(config: SyntheticData) -> Source:
         for chosen in torch.arange(count).split(1024):
             noise = torch.randint(0, 256, (len(chosen), *shape), generator=rng)
             images[chosen] = ((patterns[labels[chosen]] + 3 * noise) // 4).to(torch.uint8)
-        parts.append(Split(pixels_last(images).permute(0, 3, 1, 2), labels))
+        parts.append(Split(MemoryImages(images.permute(0, 2, 3, 1)), labels))
     return Source(parts[0], parts[1], tuple(map(str, range(config.classes))))

@@ -136,7 +136,7 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
         request=request,
         compute=compute,
         dataset=dataset,
-        loader=Loader(dataset, config.data, config.batch_size, config.seed, compute.device),
+        loader=Loader(dataset, config, compute.device),
         learner=learner,
         plan=plan,
         identity=identity,

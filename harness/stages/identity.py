@@ -34,7 +34,10 @@ def settings(config: Config) -> dict[str, Any]:
 
     They are known before data are read and a device is chosen, so a sweep can be planned by them.
     """
-    return flatten(config.plain(*Role))
+    values = config.plain(*Role)
+    if not values["augment"]:
+        del values["augment"]  # as in runs from before there were any
+    return flatten(values)
 
 
 def as_asked(config: Config) -> dict[str, Any]:
@@ -54,6 +57,9 @@ def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, An
         "training_code": code_digest(),
         "optimizer_code": _foreign_code(config.optimizer.target),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
+        **(
+            {"augment_code": [_foreign_code(each.target) for each in config.augment.values()]} if config.augment else {}
+        ),
         **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
         **({"compiler": _compiler()} if config.compile and compute.device.type == "cpu" else {}),
     }

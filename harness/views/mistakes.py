@@ -20,9 +20,14 @@ _NAME_LENGTH = 14
 
 
 class Images(Protocol):
-    """Gives the image (channels, height, width) uint8 at a position."""
+    """Gives images by position."""
 
-    def __getitem__(self, position: int, /) -> Tensor: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(count, channels, height, width)."""
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """Write those at these positions into `out` (len(index), height, width, channels) uint8."""
 
 
 def picture_tags(
@@ -86,6 +91,9 @@ def worst_mistakes(
     worst = wrong[losses[wrong].argsort(descending=True, stable=True)][: _COLUMNS * _ROWS].tolist()
     if not worst:
         return None
+    _, channels, height, width = images.shape
+    pixels = np.empty((len(worst), height, width, channels), np.uint8)
+    images.read(np.array(worst), pixels)
     rows = -(-len(worst) // _COLUMNS)
     figure = Figure(figsize=(1.6 * _COLUMNS, 0.5 + 2.1 * rows))
     margins(figure, left=0.1, bottom=0.1, right=0.1)
@@ -95,7 +103,7 @@ def worst_mistakes(
         row, column = divmod(place, _COLUMNS)
         left, top = 1.15 * column, 1.5 * row
         extent = (left, left + 1, top + 1, top)
-        axes.imshow(_pixels(images[index]), cmap="gray", vmin=0, vmax=255, extent=extent)
+        axes.imshow(_coloured(pixels[place]), cmap="gray", vmin=0, vmax=255, extent=extent)
         true, taken = (_short(classes[int(label[index])]) for label in (labels, predicted))
         words = f"{taken}\nnot {true}\nloss {float(losses[index]):.3g}"
         axes.text(left + 0.5, top + 1.03, words, ha="center", va="top", fontsize=8, parse_math=False)
@@ -108,9 +116,9 @@ def worst_mistakes(
     return png(figure)
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    """(channels, height, width) to what matplotlib draws: colours for three channels, else the first in grey."""
-    return (image.permute(1, 2, 0) if len(image) == 3 else image[0]).numpy()
+def _coloured(image: np.ndarray) -> np.ndarray:
+    """(height, width, channels) to what matplotlib draws: colours for three channels, else the first in grey."""
+    return image if image.shape[2] == 3 else image[:, :, 0]
 
 
 def _short(name: str) -> str:

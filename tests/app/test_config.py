@@ -64,3 +64,8 @@ def test_sgd_with_momentum_is_one_override_away():
     config, _ = compose_config(["optimizer=sgd"])
     assert config.optimizer.target == "torch.optim.SGD"
     assert config.optimizer.arguments["momentum"] == 0.9
+
+
+def test_augment_none_wins_over_an_experiment_and_gives_way_to_a_key():
+    config, _ = compose_config(["experiment=cifar10_96", "augment=none", "data.flip=true"])
+    assert (config.data.crop_padding, config.data.flip, config.data.cutout, config.augment) == (0, True, 0, {})

@@ -15,11 +15,13 @@ from harness.data.dataset import load_dataset
 from harness.data.images import stratified
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.stages.identity import describe
+from harness.training.devices import set_up
 
 
 def dataset(*overrides):
     config, _ = compose_config(list(overrides))
-    return config.data, load_dataset(config.data)
+    return config, load_dataset(config.data)
 
 
 @given(
@@ -41,7 +43,11 @@ def test_digits_parts_are_disjoint_complete_and_the_same_for_every_run_seed():
     assert sum(len(part) for part in (parts.train, parts.val, parts.test)) == 1797
     assert dataset("data=digits", "seed=6")[1].fingerprint == parts.fingerprint
     assert dataset("data=digits", "data.split_seed=1")[1].fingerprint != parts.fingerprint
-    assert (parts.train.images.dtype, parts.train.images.max(), parts.shape) == (torch.uint8, 255, (1, 8, 8))
+    assert (parts.train.images.pixels.dtype, parts.train.images.pixels.max(), parts.shape) == (
+        torch.uint8,
+        255,
+        (1, 8, 8),
+    )
 
 
 def test_crops_are_shifts_of_the_zero_padded_image_and_flips_are_mirrored():
@@ -57,7 +63,7 @@ def test_crops_are_shifts_of_the_zero_padded_image_and_flips_are_mirrored():
 def test_cutout_blanks_a_square_and_changes_nothing_else(storage):
     def batches(*overrides):
         config, parts = dataset("data=digits", "data.train_size=200", f"data.storage={storage}", *overrides)
-        return torch.cat([images for images, _ in Loader(parts, config, 64, 0, torch.device("cpu")).train(3)])
+        return torch.cat([images for images, _ in Loader(parts, config, torch.device("cpu")).train(3)])
 
     whole, cut = batches(), batches("data.cutout=3")
     corners = set()
@@ -74,11 +80,51 @@ def test_cutout_blanks_a_square_and_changes_nothing_else(storage):
         batches("data.cutout=8")
 
 
-def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_seed_and_epoch():
-    config, parts = dataset("data=digits", "data.crop_padding=0", "data.train_size=100")
+OWN = """
+class Brighter:
+    def __init__(self, by):
+        self.by = by
 
+    def draw(self, count, shape, rng, send):
+        import torch
+
+        added = send(self.by * torch.rand(count, generator=rng))
+
+        def brighten(images, targets, chosen):
+            return images + added[chosen, None, None, None], targets
+
+        return brighten
+"""
+
+
+def test_an_augmentation_of_one_s_own_takes_a_class_and_changes_the_identity(tmp_path, monkeypatch):
+    (tmp_path / "my_augmentations.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def batches(*overrides):
+        config, parts = dataset("data=digits", "data.train_size=200", *overrides)
+        epoch = torch.cat([images for images, _ in Loader(parts, config, torch.device("cpu")).train(3)])
+        return epoch, describe(config, parts.fingerprint, set_up(config))
+
+    own = "+augment.brighter={_target_: my_augmentations.Brighter, by: %s}"
+    (plain, before), (brighter, after) = batches(), batches(own % 2.0)
+    added = (brighter - plain).flatten(1)
+    assert torch.allclose(added, added[:, :1].expand_as(added), atol=1e-6)
+    assert 0 <= added.min() < 0.1 < 1.9 < added.max() <= 2
+    assert torch.equal(batches(own % 2.0)[0], brighter)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"augment.brighter._target_", "augment.brighter.by", "environment.augment_code"}
+    with pytest.raises(UserError, match=r"augment.brighter.buy=1: Brighter has no such setting \(did you mean by\?\)"):
+        batches("+augment.brighter={_target_: my_augmentations.Brighter, buy: 1}")
+    with pytest.raises(UserError, match=r"brighter._target_=torch.nn.ReLU: must be the import path of a subclass"):
+        batches("+augment.brighter={_target_: torch.nn.ReLU}")
+
+
+def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_seed_and_epoch():
     def epoch(seed, number):
-        loader = Loader(parts, config, 32, seed, torch.device("cpu"))
+        settings = ("data=digits", "augment=none", "data.train_size=100", "batch_size=32", f"seed={seed}")
+        config, parts = dataset(*settings)
+        loader = Loader(parts, config, torch.device("cpu"))
         return torch.cat([images for images, _ in loader.train(number)])
 
     first = epoch(0, 3)
@@ -91,8 +137,8 @@ def test_an_epoch_is_every_training_image_once_in_an_order_that_follows_from_see
 
 
 def test_batches_are_channels_last():
-    config, parts = dataset("data=synthetic", "data.images=100", "data.image_size=8")
-    loader = Loader(parts, config, 32, 0, torch.device("cpu"))
+    config, parts = dataset("data=synthetic", "data.images=100", "data.image_size=8", "batch_size=32")
+    loader = Loader(parts, config, torch.device("cpu"))
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in loader.train(0))
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in loader.evaluation("val"))
 
@@ -162,7 +208,7 @@ def test_image_folder_is_cut_square_scaled_and_labelled_by_folder(tmp_path, chan
     )
     assert parts.classes == ("a dog", "cat")
     assert parts.shape == (channels, 8, 8)
-    assert [int(image.max()) for image in parts.test.images] == [200, 200, 0, 0]
+    assert [int(image.max()) for image in parts.test.images.pixels] == [200, 200, 0, 0]
     assert parts.test.labels.tolist() == [0, 0, 1, 1]
 
 

@@ -18,9 +18,9 @@ from harness.data import dataset as datasets
 from harness.data import sources, storage
 from harness.data.augment import EpochAugmentation, PixelCrops, RowCrops, padded
 from harness.data.dataset import load_dataset
-from harness.data.feeds import MemoryReader, StreamedPart, read_ahead
+from harness.data.feeds import StreamedPart, read_ahead
 from harness.data.fingerprint import examine
-from harness.data.images import ImageFiles, Split
+from harness.data.images import ImageFiles, MemoryImages, Split
 from harness.data.loader import Loader
 from harness.errors import UserError
 
@@ -50,14 +50,17 @@ def folder(tmp_path):
 
 def settings_of(folder, *overrides):
     return compose_config(
-        ["data=image_folder", f"data.root={folder}", "data.image_size=8", "data.crop_padding=2", *overrides]
-    )[0].data
+        [
+            "data=image_folder", f"data.root={folder}", "data.image_size=8", "data.crop_padding=2", "batch_size=5",
+            *overrides,
+        ]
+    )[0]  # fmt: skip
 
 
-def loaded(folder, *overrides, batch_size=5):
+def loaded(folder, *overrides):
     config = settings_of(folder, *overrides)
-    parts = load_dataset(config)
-    return parts, Loader(parts, config, batch_size, 0, CPU)
+    parts = load_dataset(config.data)
+    return parts, Loader(parts, config, CPU)
 
 
 def passes(loader):
@@ -87,7 +90,7 @@ def test_batches_are_bit_equal_whatever_the_storage_and_the_number_of_workers(fo
     parts, loader = loaded(folder, "data.storage=device", "data.workers=1", f"data.channels={channels}")
     others, other = loaded(folder, f"data.storage={place}", f"data.workers={workers}", f"data.channels={channels}")
     assert isinstance(others.train.images, ImageFiles) == (place == "disk")
-    assert isinstance(other._parts["train"], StreamedPart) == (place != "device")
+    assert isinstance(other._train, StreamedPart) == (place != "device")
     assert (others.fingerprint, others.mean, others.std) == (parts.fingerprint, parts.mean, parts.std)
     assert_same_bits(passes(other), passes(loader))
     assert not threads()
@@ -122,7 +125,7 @@ def test_the_way_of_gpus_gives_the_batches_of_the_cpu(folder, place, monkeypatch
     by_cpu = passes(loader)
     monkeypatch.setattr(loader, "_cropped_by_cpu", loader._cropped_by_gpu)
     if place == "device":
-        loader._padded = padded(loader._parts.pop("train").images, 2)
+        loader._train = padded(loader._train.images, 2)
     assert_same_bits([list(loader.train(0)), list(loader.train(1))], by_cpu[:2])
 
 
@@ -153,7 +156,7 @@ def test_a_run_may_be_continued_from_another_storage(small_run, tmp_path, caplog
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "replaced"])
 def test_a_file_that_is_gone_or_damaged_ends_the_epoch_with_its_name(folder, harm):
-    parts, loader = loaded(folder, "data.storage=disk", "data.workers=2", "data.val_fraction=0.5", batch_size=1)
+    parts, loader = loaded(folder, "data.storage=disk", "data.workers=2", "data.val_fraction=0.5", "batch_size=1")
     batches = loader.train(0)
     next(batches)
     # The order of the epoch is the data set's secret; every file but those that may be read by now is harmed.
@@ -169,7 +172,7 @@ def test_a_file_that_is_gone_or_damaged_ends_the_epoch_with_its_name(folder, har
 
 @pytest.mark.parametrize("place", ["host", "disk"])
 def test_leaving_an_epoch_in_the_middle_ends_its_threads(folder, place):
-    _, loader = loaded(folder, f"data.storage={place}", "data.workers=2", batch_size=2)
+    _, loader = loaded(folder, f"data.storage={place}", "data.workers=2", "batch_size=2")
     batches = loader.train(0)
     next(batches)
     assert threads()
@@ -190,7 +193,7 @@ def test_images_are_read_only_a_few_batches_ahead():
     batches = (begun.append(index) or index for index in torch.arange(40).split(2))
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)
     found = []
-    for number, buffer in enumerate(read_ahead(MemoryReader(images), batches, 2, pinned=False)):
+    for number, buffer in enumerate(read_ahead(MemoryImages(images), batches, 2, pinned=False)):
         assert len(begun) == min(20, number + 5)
         found.append(buffer.images.flatten().tolist())
     assert found == torch.arange(40).view(20, 2).tolist()
@@ -198,15 +201,15 @@ def test_images_are_read_only_a_few_batches_ahead():
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(folder):
     parts, _ = loaded(folder)
-    pixels = parts.train.images.permute(1, 0, 2, 3).flatten(1).double()
+    pixels = parts.train.images.pixels.permute(3, 0, 1, 2).flatten(1).double()
     assert parts.mean == pytest.approx(pixels.mean(1).tolist(), rel=1e-12)
     assert parts.std == pytest.approx(pixels.std(1, correction=0).tolist(), rel=1e-12)
 
 
 def test_sums_stay_exact_for_the_brightest_images_and_one_colour_is_not_divided_by_zero():
-    white = Split(torch.full((999, 1, 3, 3), 255, dtype=torch.uint8), torch.zeros(999, dtype=torch.int64))
-    findings = examine(white, white, white)
-    assert (findings.mean, findings.std) == ((255.0,), (1e-3,))
+    white = Split(MemoryImages(torch.full((999, 3, 3, 1), 255, dtype=torch.uint8)), torch.zeros(999, dtype=torch.int64))
+    found = examine(white, white, white)
+    assert (found.mean, found.std) == ((255.0,), (1e-3,))
 
 
 def test_disk_is_refused_for_images_that_are_not_in_a_folder():
@@ -218,17 +221,17 @@ def test_auto_leaves_images_on_the_disk_that_would_take_half_of_the_free_memory(
     caplog.set_level(logging.INFO)
     needed = 3 * 18 * 8 * 8 * 3
     monkeypatch.setattr(storage, "free_memory", lambda: 2 * needed - 1)
-    assert isinstance(load_dataset(settings_of(folder)).train.images, ImageFiles)
+    assert isinstance(load_dataset(settings_of(folder).data).train.images, ImageFiles)
     assert "data.storage=auto: disk, since 0.0 MB of decoded images are more than half" in caplog.text
     monkeypatch.setattr(storage, "free_memory", lambda: 2 * needed)
-    assert isinstance(load_dataset(settings_of(folder, "data.flip=false")).train.images, torch.Tensor)
+    assert isinstance(load_dataset(settings_of(folder, "data.flip=false").data).train.images, MemoryImages)
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
 def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(folder, monkeypatch, place):
     monkeypatch.setattr(storage, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"more than the 0\.0 MB of free memory; must be .*data\.storage=disk"):
-        load_dataset(settings_of(folder, f"data.storage={place}"))
+        load_dataset(settings_of(folder, f"data.storage={place}").data)
     with pytest.raises(UserError, match=r"must be fewer or smaller$"):
         load_dataset(compose_config(["data=synthetic", f"data.storage={place}"])[0].data)
 
@@ -259,13 +262,13 @@ def test_free_memory_is_the_lesser_of_the_machine_s_and_the_container_s(tmp_path
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_process_reads_the_same_data_once_and_notices_when_a_file_changes(folder, place):
-    first = load_dataset(settings_of(folder, f"data.storage={place}"))
-    assert load_dataset(settings_of(folder, f"data.storage={place}")) is first
-    assert load_dataset(settings_of(folder)) is first
+    first = load_dataset(settings_of(folder, f"data.storage={place}").data)
+    assert load_dataset(settings_of(folder, f"data.storage={place}").data) is first
+    assert load_dataset(settings_of(folder).data) is first
     Image.new("RGB", (8, 8), 7).save(folder / "train" / "a" / "1.png")
-    changed = load_dataset(settings_of(folder, f"data.storage={place}"))
+    changed = load_dataset(settings_of(folder, f"data.storage={place}").data)
     assert changed.fingerprint != first.fingerprint
-    assert load_dataset(settings_of(folder, "data.split_seed=1")).fingerprint != changed.fingerprint
+    assert load_dataset(settings_of(folder, "data.split_seed=1").data).fingerprint != changed.fingerprint
 
 
 def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_they_are_new(
@@ -278,7 +281,7 @@ def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_t
     def look(*overrides):
         monkeypatch.setattr(datasets, "_kept", None)
         decoded.clear()
-        found = load_dataset(settings_of(folder, "data.storage=disk", *overrides))
+        found = load_dataset(settings_of(folder, "data.storage=disk", *overrides).data)
         return bool(decoded), (found.fingerprint, found.mean, found.std)
 
     def age(path, seconds=100):
@@ -313,9 +316,9 @@ def test_digits_are_the_same_when_scikit_learn_keeps_them_elsewhere(monkeypatch)
 @pytest.mark.parametrize("place", PLACES)
 def test_on_cuda_batches_equal_those_of_the_cpu_and_nothing_waits_for_the_device(folder, place):
     config = settings_of(folder, f"data.storage={place}")
-    parts = load_dataset(config)
-    by_cpu = passes(Loader(parts, config, 5, 0, CPU))
-    loader = Loader(parts, config, 5, 0, torch.device("cuda", 0))
+    parts = load_dataset(config.data)
+    by_cpu = passes(Loader(parts, config, CPU))
+    loader = Loader(parts, config, torch.device("cuda", 0))
     torch.cuda.set_sync_debug_mode("error")
     try:
         by_gpu = passes(loader)

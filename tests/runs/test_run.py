@@ -52,7 +52,7 @@ def test_run_json_holds_what_it_takes_to_use_the_weights(small_run, tmp_path):
     network = SmallCnn([8], 0.0, (1, 8, 8), len(record["classes"]))
     network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     test = load_dataset(compose_config(["data=digits", "data.train_size=64"])[0].data).test
-    pixels = torch.stack([test.images[n] for n in range(len(test))]).float()
+    pixels = test.images.pixels.permute(0, 3, 1, 2).float()
     logits = network.eval()((pixels - record["mean"][0]) / record["std"][0])
     assert int((logits.argmax(1) == test.labels).sum()) == round(summary["test_accuracy"] * len(test))
 
