@@ -23,22 +23,21 @@ def check_settings(config: ClassConfig) -> None:
         UserError: naming the setting, its value and what is allowed.
     """
     for node in _nodes(config, epochs=0):
-        cls = resolve_class(node.key, node.target, LRScheduler)
-        if issubclass(cls, torch_schedulers.ReduceLROnPlateau):
+        if issubclass(node.cls, torch_schedulers.ReduceLROnPlateau):
             raise UserError(
                 f"{node.key}._target_={node.target}: steps on a metric, so its rates are not known before training; "
                 "must be a scheduler that is stepped by epoch"
             )
-        check_arguments(node.key, cls, node.arguments, given=("optimizer",))
-        _check_values(node, cls)
+        check_arguments(node.key, node.cls, node.arguments, given=("optimizer",))
+        _check_values(node)
 
 
 def plan_warnings(config: ClassConfig, plan: LrPlan) -> list[str]:
     """What is allowed but hardly meant: decays that never fire or that change nothing, one sentence each."""
-    found: list[str] = []
-    for node in _nodes(config, plan.epochs):
-        found += _never_fires(node, plan) + _changes_nothing(node, plan)
-    if not found and plan.epochs > 1 and not plan.changes and not config.target.endswith(".ConstantLR"):
+    nodes = list(_nodes(config, plan.epochs))
+    found = [warning for node in nodes for warning in (*_never_fires(node, plan), *_changes_nothing(node, plan))]
+    is_constant = issubclass(nodes[0].cls, torch_schedulers.ConstantLR)
+    if not found and plan.epochs > 1 and not plan.changes and not is_constant:
         found.append(f"the schedule never changes the learning rate in {plan.epochs} epochs")
     zero = next((epoch for epoch, rates in enumerate(plan.rates) if not any(rates)), None)
     if zero is not None:
@@ -52,9 +51,16 @@ class _Node:
 
     key: str
     target: str
+    cls: type[LRScheduler]
     arguments: dict[str, Any]
     start: int
     end: int
+
+    @property
+    def milestones(self) -> list[int]:
+        """What `check_settings` found to be milestones; an argument of that name of another class may be anything."""
+        decays_at_them = issubclass(self.cls, torch_schedulers.MultiStepLR | torch_schedulers.SequentialLR)
+        return self.arguments.get("milestones", []) if decays_at_them else []
 
 
 def _nodes(config: ClassConfig, epochs: int) -> Iterator[_Node]:
@@ -62,11 +68,12 @@ def _nodes(config: ClassConfig, epochs: int) -> Iterator[_Node]:
 
 
 def _walk(key: str, target: str, arguments: dict[str, Any], start: int, end: int) -> Iterator[_Node]:
-    yield _Node(key, target, arguments, start, end)
+    cls = resolve_class(key, target, LRScheduler)
+    yield _Node(key, target, cls, arguments, start, end)
     parts = arguments.get("schedulers")
     if not isinstance(parts, list):
         return
-    switches = arguments.get("milestones") if target.endswith(".SequentialLR") else None
+    switches = arguments.get("milestones") if issubclass(cls, torch_schedulers.SequentialLR) else None
     for position, part in enumerate(parts):
         if not (isinstance(part, Mapping) and isinstance(part.get("_target_"), str)):
             raise UserError(f"{key}.schedulers[{position}]={part}: must be a scheduler with a _target_")
@@ -82,15 +89,15 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_values(node: _Node, cls: type) -> None:
-    arguments = node.arguments
+def _check_values(node: _Node) -> None:
+    cls, arguments = node.cls, node.arguments
     if arguments.get("last_epoch", -1) != -1:
         raise UserError(
             f"{node.key}.last_epoch={arguments['last_epoch']}: must be -1; to continue a run use resume=<its folder>"
         )
-    if issubclass(cls, torch_schedulers.MultiStepLR | torch_schedulers.SequentialLR):
+    if issubclass(cls, torch_schedulers.MultiStepLR | torch_schedulers.SequentialLR) and "milestones" in arguments:
         _check_milestones(node.key, arguments["milestones"])
-    if issubclass(cls, torch_schedulers.StepLR):
+    if issubclass(cls, torch_schedulers.StepLR) and "step_size" in arguments:
         step_size = arguments["step_size"]
         if not _is_whole(step_size) or step_size < 1:
             raise UserError(f"{node.key}.step_size={step_size}: must be a whole number of epochs, 1 or more")
@@ -118,16 +125,10 @@ def _check_milestones(key: str, milestones: object) -> None:
             raise UserError(f"{label}: {later} comes after {earlier}; {allowed}")
 
 
-def _firings(node: _Node) -> list[int]:
-    """The epochs of the run at which this node's milestones would fire."""
-    milestones = node.arguments.get("milestones")
-    return [node.start + m for m in milestones] if isinstance(milestones, list) else []
-
-
 def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
     found = []
-    for milestone, epoch in zip(node.arguments.get("milestones", ()), _firings(node), strict=True):
-        if epoch >= node.end:
+    for milestone in node.milestones:
+        if (epoch := node.start + milestone) >= node.end:
             inner = f" (epoch {epoch} of the run)" if epoch != milestone else ""
             reason = (
                 f"the run's last epoch is {plan.epochs - 1}"
@@ -136,7 +137,7 @@ def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
             )
             found.append(f"milestone {milestone}{inner} never fires: {reason} (epochs={plan.epochs})")
     step_size = node.arguments.get("step_size", 0)
-    if node.target.endswith(".StepLR") and step_size >= node.end - node.start:
+    if issubclass(node.cls, torch_schedulers.StepLR) and step_size >= node.end - node.start:
         found.append(
             f"step_size {step_size} never fires: the run's last epoch is {plan.epochs - 1} (epochs={plan.epochs})"
         )
@@ -144,11 +145,11 @@ def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
 
 
 def _changes_nothing(node: _Node, plan: LrPlan) -> list[str]:
-    if not node.target.endswith(".MultiStepLR"):
+    if not issubclass(node.cls, torch_schedulers.MultiStepLR):
         return []
     found = []
-    for epoch in _firings(node):
-        if epoch < node.end:
+    for milestone in node.milestones:
+        if (epoch := node.start + milestone) < node.end:
             pairs = zip(plan.groups, plan.rates[epoch - 1], plan.rates[epoch], strict=True)
             still = [name for name, old, new in pairs if old == new]
             if still:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.schedules import AtWhatever, Mine
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from harness.app.compose import compose_config
@@ -180,6 +181,27 @@ def test_a_decay_without_effect_is_warned_of_by_epoch_and_group():
 def test_step_size_beyond_the_run_is_warned_of():
     settings = config("StepLR", step_size=30)
     assert "step_size 30 never fires" in plan_warnings(settings, make_plan(settings, optimizer(1.0), 20))[0]
+
+
+def own(cls, **arguments):
+    return ClassConfig.model_validate({"_target_": f"{cls.__module__}.{cls.__name__}", **arguments})
+
+
+def test_a_subclass_of_multisteplr_is_checked_and_warned_of_as_its_parent_is():
+    settings = own(Mine, milestones=[3, 30])
+    assert plan_warnings(settings, make_plan(settings, optimizer(1.0), 9)) == [
+        "milestone 30 never fires: the run's last epoch is 8 (epochs=9)"
+    ]
+    with pytest.raises(UserError, match="3 comes after 30"):
+        check_settings(own(Mine, milestones=[30, 3]))
+
+
+@pytest.mark.parametrize("milestones", [5, {"first": 3}, [0.5, "x"]])
+def test_milestones_of_a_schedule_of_one_s_own_may_be_anything(milestones):
+    settings = own(AtWhatever, milestones=milestones)
+    plan = make_plan(settings, optimizer(1.0), 6)
+    assert rates_of(plan) == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    assert plan_warnings(settings, plan) == []
 
 
 def test_agreement_counts_the_epochs_trained_as_planned():
