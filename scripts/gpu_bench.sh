@@ -141,8 +141,8 @@ environment() {
 import json, sys
 import torch
 sys.path.insert(0, ".")
-from harness.benchmarks.processes import record
-found = record()
+from harness.benchmarks.study import machine
+found = machine()
 if torch.cuda.is_available():
     found["device"] = torch.cuda.get_device_name()
     found["device_bytes"] = torch.cuda.get_device_properties(0).total_memory

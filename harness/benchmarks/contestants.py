@@ -29,9 +29,11 @@ class Contestant:
     compared_loss: bool = True
 
     @property
-    def is_missing(self) -> bool:
-        """Whether the package is not installed."""
-        return self.package is not None and importlib.util.find_spec(self.package) is None
+    def why_missing(self) -> str | None:
+        """What to do when the package is not installed, else None."""
+        if self.package is None or importlib.util.find_spec(self.package) is not None:
+            return None
+        return f"{self.package} is not installed; pip install -e '.[bench]' does it"
 
 
 def contestants() -> dict[str, Contestant]:

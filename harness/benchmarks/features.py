@@ -9,28 +9,26 @@ depend on the length of an epoch are better read in milliseconds an epoch, which
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import rich
 import torch
 from rich.table import Table
 
-import harness.training.loop
+import harness.machine
 from harness.app.compose import compose_config
 from harness.benchmarks.charts import plot_bars
-from harness.benchmarks.processes import MeasurementError, measured, parse, parser, record, turns, wide_console
+from harness.benchmarks.processes import measured
 from harness.benchmarks.ratios import Spread, ratios
-from harness.config import Config
+from harness.benchmarks.study import Study, chosen, parser, table
+from harness.config import ClassConfig, Config
 from harness.errors import UserError
-from harness.files import write_json
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.request import Request
 from harness.runs.run import run
@@ -42,42 +40,41 @@ BASE = "as by default"
 # An epoch of some tenths of a second on one core; the twelfth epoch ends the time, the store saves after the tenth.
 _WORK = ("data=synthetic", "data.images=5000", "data.image_size=16", "data.channels=1")
 _SETTINGS = (
-    "epochs=12",
-    "deterministic=true",
-    "compile=false",
-    "cuda_graphs=false",
-    "precision=auto",
-    "checkpoint.every=1",
-)
+    "epochs=12", "deterministic=true", "compile=false", "cuda_graphs=false", "precision=auto", "checkpoint.every=1",
+)  # fmt: skip
+
+
+def _replaced(owner: object, name: str, other: object) -> Callable[[], None]:
+    """Another attribute in the place of one, for what no setting turns off; the process is left so."""
+    return lambda: setattr(owner, name, other)
+
+
+def _with_a_bar() -> None:
+    """A terminal that is not looked at."""
+    rich.reconfigure(force_terminal=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change to the run: settings, or a part that is replaced while it runs. `adds` tells whether it adds the
+    """One change to the run: settings, or something done beforehand in its process. `adds` tells whether it adds the
     feature that it is named after, or takes it away."""
 
     adds: bool
     overrides: tuple[str, ...] = ()
-    replaced: Callable[[], AbstractContextManager[Any]] = nullcontext
-    has_store: bool = True
-
-
-def _bar() -> AbstractContextManager[Any]:
-    """A terminal that is not looked at."""
-    rich.reconfigure(force_terminal=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
-    return nullcontext()
+    prepare: Callable[[], None] = lambda: None
 
 
 CHANGES: dict[str, Change] = {
     BASE: Change(adds=True),
     "determinism": Change(adds=False, overrides=("deterministic=false",)),
-    "TensorBoard and metrics.jsonl": Change(adds=False, replaced=lambda: patch.object(Tracker, "epoch")),
-    "a checkpoint every epoch": Change(
-        adds=False, replaced=lambda: patch.object(Checkpoints, "is_due", return_value=False)
-    ),
-    "stage store, every 10 epochs": Change(adds=False, has_store=False),
-    "keeping freed memory": Change(adds=False, replaced=lambda: patch("harness.training.learner.keep_freed_memory")),
-    "progress bar": Change(adds=True, replaced=_bar),
+    "TensorBoard and metrics.jsonl": Change(adds=False, prepare=_replaced(Tracker, "epoch", lambda *_: None)),
+    # By settings alone the best epochs would still be saved.
+    "a checkpoint every epoch": Change(adds=False, prepare=_replaced(Checkpoints, "is_due", lambda *_: False)),
+    # Then only the state after the last epoch, which is not timed.
+    "stage store, every 10 epochs": Change(adds=False, overrides=("stages.every=100000",)),
+    # As with a C library that has no mallopt.
+    "keeping freed memory": Change(adds=False, prepare=_replaced(harness.machine, "ctypes", None)),
+    "progress bar": Change(adds=True, prepare=_with_a_bar),
     "compile=true": Change(adds=True, overrides=("compile=true",)),
     "cuda_graphs=true": Change(adds=True, overrides=("cuda_graphs=true",)),
     "precision=fp32": Change(adds=True, overrides=("precision=fp32",)),
@@ -94,6 +91,9 @@ class Timing:
     precision: str
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.seconds:.3f} s an epoch"
+
 
 def main(arguments: Sequence[str]) -> None:
     """Measure all changes in turn, or, as their own processes are started, one.
@@ -101,7 +101,10 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for wrong settings, and, after everything is written, when a run failed.
     """
-    options = _options(arguments)
+    made = parser("features", __doc__, rounds=3)
+    made.add_argument("--only", default="", help="features, or how their names begin, with commas between")
+    made.add_argument("--change", choices=CHANGES, help="measure this one in this process and print JSON")
+    options = made.parse_intermixed_args(list(arguments))
     work = () if any(text.startswith("data=") for text in options.overrides) else _WORK
     given = [*work, *_SETTINGS, *options.overrides]
     if options.change:
@@ -111,60 +114,57 @@ def main(arguments: Sequence[str]) -> None:
     config, _ = compose_config(given)
     if config.epochs < 3:
         raise UserError(f"epochs={config.epochs}: must be 3 or more to time whole epochs")
-    console, failed = wide_console(), dict[str, str]()
-    chosen = [name for name in CHANGES if name == BASE or name.lower().startswith(options.only)]
-    rounds: dict[str, list[Timing | None]] = {name: [] for name in chosen}
-    for number in range(options.rounds):
-        for name in turns(chosen, number):
-            timing = None
-            if name not in failed:
-                try:
-                    timing = Timing(**measured("features", [*options.overrides, "--change", name]))
-                except MeasurementError as error:
-                    failed[name] = str(error)
-            rounds[name].append(timing)
-            shown = f"{timing.seconds:.3f} s an epoch" if timing else f"failed: {failed[name]}"
-            console.print(f"round {number + 1} of {options.rounds}, {name}: {shown}", highlight=False)
-            write_json(options.output, _record(config, rounds, failed))
-    console.print(_table(rounds))
-    _draw(options.output.with_suffix(".png"), rounds)
-    console.print(f"written: {options.output}, {options.output.with_suffix('.png')}", highlight=False)
-    if failed:
-        raise UserError("failed: " + ", ".join(failed))
+
+    def measure(name: str) -> Timing:
+        return Timing(**measured("features", [*options.overrides, "--change", name]))
+
+    def record(study: Study[Timing]) -> dict[str, Any]:
+        costs = _costs(study)
+        return {
+            "config": config.plain(),
+            "rounds": study.as_json(),
+            "time_with_over_without": {name: asdict(ratio) for name, (ratio, _) in costs.items()},
+            "milliseconds_an_epoch": {name: asdict(added) for name, (_, added) in costs.items()},
+        }
+
+    names = [BASE, *chosen(options.only, [name for name in CHANGES if name != BASE])]
+    Study(options, [names], measure, record, _table, _draw).run()
 
 
-def _options(arguments: Sequence[str]) -> Namespace:
-    made = parser("features", __doc__, rounds=3)
-    made.add_argument("--only", default="", help="features, or how their names begin, with commas between")
-    made.add_argument("--change", choices=CHANGES, help="measure this one in this process and print JSON")
-    options = parse(made, arguments)
-    options.only = tuple(part.strip().lower() for part in options.only.split(","))
-    if not any(name.lower().startswith(options.only) for name in CHANGES if name != BASE):
-        raise UserError(f"--only {','.join(options.only)}: must be how names begin, of {'; '.join(CHANGES)}")
-    return options
+class _Starts(logging.Handler):
+    """Notes when epochs start: a run announces each change of the learning rate there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[int, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("epoch %d: learning rate") and isinstance(record.args, tuple):
+            self.seconds[int(str(record.args[0]))] = time.perf_counter()
 
 
-def _measure(config: Config, scheduler: str, change: Change) -> Timing:
-    starts: list[float] = []
-    original = harness.training.loop.train_epoch
-
-    def noting_the_time(*arguments: Any, **named: Any) -> Any:
-        starts.append(time.perf_counter())
-        return original(*arguments, **named)
-
-    with tempfile.TemporaryDirectory(prefix="features-") as scratch, ExitStack() as stack:
+def _measure(config: Config, name: str, change: Change) -> Timing:
+    last, starts, logger = config.epochs - 1, _Starts(), logging.getLogger("harness")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(starts)
+    # No schedule costs time; of this one the changes are where the time begins and ends.
+    target = "torch.optim.lr_scheduler.MultiStepLR"
+    scheduler = ClassConfig.model_validate({"_target_": target, "milestones": [1, last], "gamma": 0.5})
+    config = config.model_copy(update={"scheduler": scheduler})
+    change.prepare()
+    with tempfile.TemporaryDirectory(prefix="features-") as scratch:
         folder = Path(scratch)
         stages = config.stages.model_copy(update={"dir": str(folder / "stages")})
-        sharing = Sharing(open_store(stages), False, stages.every) if change.has_store else None
-        stack.enter_context(patch("harness.training.learner.train_epoch", noting_the_time))
-        stack.enter_context(change.replaced())
-        summary = run(Request(config, scheduler, folder / "run", resume=False, sharing=sharing))
+        sharing = Sharing(open_store(stages), False, stages.every)
+        summary = run(Request(config, name, folder / "run", resume=False, sharing=sharing))
         recorded = json.loads((folder / "run" / "run.json").read_text())
-    precision = recorded["identity"]["precision"]
-    return Timing((starts[-1] - starts[1]) / (len(starts) - 2), str(summary.device), precision, torch.get_num_threads())
+    logger.removeHandler(starts)
+    logger.setLevel(logging.NOTSET)
+    seconds = (starts.seconds[last] - starts.seconds[1]) / (last - 1)
+    return Timing(seconds, str(summary.device), recorded["identity"]["precision"], torch.get_num_threads())
 
 
-def _cost(rounds: dict[str, list[Timing | None]], name: str) -> tuple[Spread, Spread] | None:
+def _cost(rounds: Mapping[str, Sequence[Timing | None]], name: str) -> tuple[Spread, Spread] | None:
     """With the feature over without it, and the milliseconds of an epoch that it adds, round by round."""
     base, changed = ([t.seconds if t else None for t in rounds[key]] for key in (BASE, name))
     having, lacking = (changed, base) if CHANGES[name].adds else (base, changed)
@@ -173,32 +173,23 @@ def _cost(rounds: dict[str, list[Timing | None]], name: str) -> tuple[Spread, Sp
     return (found, Spread.of(added)) if found else None
 
 
-def _record(config: Config, rounds: dict[str, list[Timing | None]], failed: dict[str, str]) -> dict[str, Any]:
-    costs = {name: _cost(rounds, name) for name in rounds if name != BASE}
-    return {
-        **record(),
-        "config": config.plain(),
-        "rounds": {name: [t and asdict(t) for t in timings] for name, timings in rounds.items()},
-        "time_with_over_without": {name: asdict(cost[0]) for name, cost in costs.items() if cost},
-        "milliseconds_an_epoch": {name: asdict(cost[1]) for name, cost in costs.items() if cost},
-        "failed": failed,
-    }
+def _costs(study: Study[Timing]) -> dict[str, tuple[Spread, Spread]]:
+    return {name: cost for name in study.rounds if name != BASE and (cost := _cost(study.rounds, name))}
 
 
-def _table(rounds: dict[str, list[Timing | None]]) -> Table:
-    base = [timing for timing in rounds[BASE] if timing]
-    where = f": {Spread.of([t.seconds for t in base])} s, {base[0].device}, {base[0].precision}" if base else ""
-    table = Table(title=f"Cost of features; an epoch as by default{where}")
-    table.add_column("feature")
-    table.add_column("time with it over without", justify="right")
-    table.add_column("ms an epoch", justify="right")
-    for name in rounds:
-        if name != BASE and (cost := _cost(rounds, name)):
-            table.add_row(name, str(cost[0]), f"{cost[1].median:+.1f} ({cost[1].min:+.1f} to {cost[1].max:+.1f})")
-    return table
+def _table(study: Study[Timing]) -> Table:
+    base = study.results().get(BASE)
+    where = f": {study.spread(BASE, 'seconds')} s, {base[0].device}, {base[0].precision}" if base else ""
+    rows = [
+        (name, str(ratio), f"{added.median:+.1f} ({added.min:+.1f} to {added.max:+.1f})")
+        for name, (ratio, added) in _costs(study).items()
+    ]
+    title = f"Cost of features; an epoch as by default{where}"
+    return table(title, ["feature"], ["time with it over without", "ms an epoch"], rows)
 
 
-def _draw(path: Path, rounds: dict[str, list[Timing | None]]) -> None:
-    costs = {name: cost[0] for name in rounds if name != BASE and (cost := _cost(rounds, name))}
-    if costs:
-        plot_bars(path, "Cost of features", "time of an epoch with it over without (median and range)", costs, ())
+def _draw(study: Study[Timing], path: Path) -> bool:
+    bars = {name: ratio for name, (ratio, _) in _costs(study).items()}
+    if bars:
+        plot_bars(path, "Cost of features", "time of an epoch with it over without (median and range)", bars, ())
+    return bool(bars)

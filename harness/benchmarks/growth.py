@@ -5,25 +5,24 @@ Each point is made-up images through `benchmark.py train`'s contestants, each in
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.benchmarks.charts import plot_lines
 from harness.benchmarks.contestants import BARE, HARNESS, contestants
-from harness.benchmarks.processes import MeasurementError, measured, parse, parser, record, turns, wide_console
-from harness.benchmarks.ratios import Spread, ratios
-from harness.benchmarks.work import Result, prepare
+from harness.benchmarks.processes import measured
+from harness.benchmarks.ratios import Spread
+from harness.benchmarks.study import Study, parser, positive, table
+from harness.benchmarks.work import SPEED, Result, prepare
 from harness.errors import UserError
-from harness.files import write_json
 
 # The axes by name, and for each value the settings that make it.
 AXES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -42,21 +41,20 @@ _LOADER = list(contestants())[3]
 _COMPARED = (HARNESS, BARE, _LOADER)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Point:
-    """One value of one axis: the rounds of each contestant, None where it failed."""
+    """One value of one axis."""
 
     axis: str
     value: str
-    rounds: dict[str, list[Result | None]]
 
-    def speeds(self, name: str) -> list[float | None]:
-        """Images a second by round."""
-        return [result.images_per_second if result else None for result in self.rounds[name]]
+    def of(self, name: str) -> str:
+        """A contestant at this point, as the study names it."""
+        return f"{self.axis} {self.value}, {name}"
 
-    def ratio(self, name: str) -> Spread | None:
-        """This harness's speed over another's, round by round."""
-        return ratios(self.speeds(HARNESS), self.speeds(name))
+    def ratios(self, study: Study[Result]) -> dict[str, Spread | None]:
+        """This harness's speed over the others' here, round by round."""
+        return {name: study.ratio(self.of(HARNESS), self.of(name), SPEED) for name in (BARE, _LOADER)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,99 +64,68 @@ def main(arguments: Sequence[str]) -> None:
         UserError: for wrong settings, and, after everything is written, when a measurement failed.
     """
     options = _options(arguments)
-    console, failed = wide_console(), dict[str, str]()
-    points: list[Point] = []
-    for axis in options.axes:
-        for value in AXES[axis]:
-            points.append(_measured(axis, value, options, failed))
-            _say(console, points[-1])
-            write_json(options.output, _record(points, options, failed))
-    console.print(_table(points))
-    _draw(options.output.with_suffix(".png"), points)
-    console.print(f"written: {options.output}, {options.output.with_suffix('.png')}", highlight=False)
-    if failed:
-        raise UserError("failed: " + "; ".join(f"{where}: {why.splitlines()[-1]}" for where, why in failed.items()))
+    points = [Point(axis, value) for axis in options.axes for value in AXES[axis]]
+    places = {point.of(name): (point, name) for point in points for name in _COMPARED}
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        file = Path(folder) / "data.pt"
+
+        # The contestants of a point come one after the other.
+        @lru_cache(maxsize=1)
+        def prepared(point: Point) -> list[str]:
+            settings = ["data=synthetic", *options.overrides, *AXES[point.axis][point.value]]
+            images = options.steps * compose_config(settings)[0].batch_size
+            # A tenth is held out for validation.
+            overrides = [*settings, f"data.images={images * 10 // 9 + 20}", f"data.train_size={images}"]
+            prepare(compose_config(overrides)[0], file)
+            return [*overrides, "--data", str(file)]
+
+        def measure(name: str) -> Result:
+            point, contestant = places[name]
+            return Result(**measured("train", [*prepared(point), "--contestant", contestant]))
+
+        def record(study: Study[Result]) -> dict[str, Any]:
+            return {"steps_timed": options.steps, "points": [_point_as_json(point, study) for point in points]}
+
+        groups = [[point.of(name) for name in _COMPARED] for point in points]
+        Study(options, groups, measure, record, partial(_table, points), partial(_draw, points)).run()
 
 
 def _options(arguments: Sequence[str]) -> Namespace:
     made = parser("growth", __doc__, rounds=1)
-    made.add_argument("--steps", type=int, default=30, help="optimizer steps in each timed part (default: 30)")
+    made.add_argument("--steps", type=positive, default=30, help="optimizer steps in each timed part (default: 30)")
     made.add_argument("--axes", default=",".join(AXES), help=f"with commas between (default: {','.join(AXES)})")
-    options = parse(made, arguments)
+    options = made.parse_intermixed_args(list(arguments))
     options.axes = [axis.strip() for axis in options.axes.split(",")]
     if unknown := [axis for axis in options.axes if axis not in AXES]:
         raise UserError(f"--axes {unknown[0]}: must be of {', '.join(AXES)}")
-    if options.steps < 1:
-        raise UserError(f"--steps {options.steps}: must be 1 or more")
     return options
 
 
-def _measured(axis: str, value: str, options: Namespace, failed: dict[str, str]) -> Point:
-    settings = ["data=synthetic", *options.overrides, *AXES[axis][value]]
-    images = options.steps * compose_config(settings)[0].batch_size
-    # A tenth is held out for validation.
-    overrides = [*settings, f"data.images={images * 10 // 9 + 20}", f"data.train_size={images}"]
-    point = Point(axis, value, {name: [] for name in _COMPARED})
-    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-        file = Path(folder) / "data.pt"
-        prepare(compose_config(overrides)[0], file)
-        for number in range(options.rounds):
-            for name in turns(_COMPARED, number):
-                try:
-                    answer = measured("train", [*overrides, "--data", str(file), "--contestant", name])
-                    point.rounds[name].append(Result(**answer))
-                except MeasurementError as error:
-                    failed[f"{axis} {value}, {name}"] = str(error)
-                    point.rounds[name].append(None)
-    return point
-
-
-def _median(point: Point, name: str) -> str:
-    speeds = [speed for speed in point.speeds(name) if speed is not None]
-    return f"{statistics.median(speeds):,.0f}" if speeds else "failed"
-
-
-def _say(console: Console, point: Point) -> None:
-    speeds = ", ".join(f"{name} {_median(point, name)}" for name in _COMPARED)
-    console.print(f"{point.axis} {point.value}, images/s: {speeds}", highlight=False)
-
-
-def _record(points: Sequence[Point], options: Namespace, failed: dict[str, str]) -> dict[str, Any]:
+def _point_as_json(point: Point, study: Study[Result]) -> dict[str, Any]:
+    rounds = study.as_json()
     return {
-        **record(),
-        "overrides": options.overrides,
-        "steps_timed": options.steps,
-        "points": [
-            {
-                "axis": point.axis,
-                "value": point.value,
-                "rounds": {name: [r and asdict(r) for r in found] for name, found in point.rounds.items()},
-                "harness_ratio": {name: (s := point.ratio(name)) and asdict(s) for name in (BARE, _LOADER)},
-            }
-            for point in points
-        ],
-        "failed": failed,
+        **asdict(point),
+        "rounds": {name: rounds[point.of(name)] for name in _COMPARED},
+        "harness_ratio": {name: ratio and asdict(ratio) for name, ratio in point.ratios(study).items()},
     }
 
 
-def _table(points: Sequence[Point]) -> Table:
-    first = next((r for point in points for r in point.rounds[HARNESS] if r), None)
-    table = Table(title=f"Growth, {first.device}, {first.precision}" if first else "Growth")
-    for heading in ("varied", "value"):
-        table.add_column(heading)
-    for heading in ("harness, images/s", "over bare step", f"over {_LOADER}"):
-        table.add_column(heading, justify="right")
+def _table(points: Sequence[Point], study: Study[Result]) -> Table:
+    rows = []
     for point in points:
-        shown = [str(point.ratio(name) or "") for name in (BARE, _LOADER)]
-        table.add_row(point.axis, point.value, _median(point, HARNESS), *shown)
-    return table
+        speed = study.median(point.of(HARNESS), SPEED) or "failed"
+        rows.append((point.axis, point.value, speed, *(str(ratio or "") for ratio in point.ratios(study).values())))
+    first = study.first()
+    title = f"Growth, {first.device}, {first.precision}" if first else "Growth"
+    return table(title, ["varied", "value"], ["harness, images/s", "over bare step", f"over {_LOADER}"], rows)
 
 
-def _draw(path: Path, points: Sequence[Point]) -> None:
+def _draw(points: Sequence[Point], study: Study[Result], path: Path) -> bool:
     panels: dict[str, dict[str, dict[str, Spread]]] = {}
     for point in points:
-        for name in (BARE, _LOADER):
-            if ratio := point.ratio(name):
+        for name, ratio in point.ratios(study).items():
+            if ratio:
                 panels.setdefault(point.axis, {}).setdefault(f"over {name}", {})[point.value] = ratio
     if panels:
         plot_lines(path, "Growth", "this harness's speed, times the other's", panels)
+    return bool(panels)

@@ -14,11 +14,10 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.benchmarks.work import WARM_UP_STEPS, Clock, Result, Trained, Work, without_fused
+from harness.benchmarks.work import WARM_UP_STEPS, Result, Trained, Work, without_fused
 from harness.data.loader import Loader
 from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler
@@ -34,28 +33,33 @@ def measure(work: Work, loader: Loader | Iterable[tuple[Tensor, Tensor]]) -> Res
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     own = isinstance(loader, Loader)
     module = _Module(work, work.model(torch.channels_last if own else torch.contiguous_format), fused=own)
-    stopwatch = _Stopwatch(work)
     on_cuda = work.device.type == "cuda"
     trainer = lightning.Trainer(
         accelerator="gpu" if on_cuda else "cpu",
         devices=[work.device.index] if on_cuda else 1,
         precision=_PRECISIONS[work.compute.precision],
         max_epochs=work.epochs + 1,
-        callbacks=[stopwatch],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, _Epochs(loader, work.steps) if isinstance(loader, Loader) else loader)
-    return stopwatch.clock.result(stopwatch.passes)
+    return work.result(module.seconds, module.passes)
 
 
 class _Module(lightning.LightningModule):  # type: ignore[misc]
+    """Also times the epochs after the first, which is the warm-up, from the start of one to the end of the last."""
+
     def __init__(self, work: Work, network: nn.Module, fused: bool) -> None:
         super().__init__()
         self.work, self.network, self.fused = work, network, fused
+        self.passes: list[Trained] = []
+
+    def on_train_epoch_start(self) -> None:
         self.images = self.steps = 0
+        if self.current_epoch == 1:
+            self.began = self.work.now()
 
     def on_train_batch_start(self, _batch: object, index: int) -> int | None:
         """Lightning leaves the rest of the epoch out at -1: the end of the warm-up."""
@@ -68,29 +72,16 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
         self.images, self.steps = self.images + len(labels), self.steps + 1
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        if self.current_epoch >= 1:
+            loss = float(self.trainer.callback_metrics["train_loss"])
+            self.passes.append(Trained(loss, self.images, self.steps))
+            self.seconds = self.work.now() - self.began
+
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.work.config.optimizer if self.fused else without_fused(self.work.config)
         optimizer = build_optimizer(settings, self.network)
         return {"optimizer": optimizer, "lr_scheduler": build_scheduler(self.work.config.scheduler, optimizer)}
-
-
-class _Stopwatch(Callback):  # type: ignore[misc]
-    """Times the epochs after the first, which is the warm-up, from the start of one to the end of the last."""
-
-    def __init__(self, work: Work) -> None:
-        self.clock, self.epochs = Clock(work), work.epochs
-        self.passes: list[Trained] = []
-
-    def on_train_epoch_start(self, trainer: Any, module: _Module) -> None:
-        module.images = module.steps = 0
-        if trainer.current_epoch == 1:
-            self.clock.__enter__()
-
-    def on_train_epoch_end(self, trainer: Any, module: _Module) -> None:
-        if trainer.current_epoch >= 1:
-            self.passes.append(Trained(float(trainer.callback_metrics["train_loss"]), module.images, module.steps))
-        if trainer.current_epoch == self.epochs:
-            self.clock.__exit__()
 
 
 class _Epochs:

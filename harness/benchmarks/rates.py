@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from harness.app.compose import compose_config
 from harness.benchmarks.floor import machine_rates
-from harness.benchmarks.processes import parse, parser, record
 from harness.benchmarks.ratios import Spread
+from harness.benchmarks.study import machine, parser
 from harness.files import write_json
 from harness.training.devices import set_up
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for wrong settings, or when the file cannot be written.
     """
-    options = parse(parser("rates", __doc__, rounds=3), arguments)
+    options = parser("rates", __doc__, rounds=3).parse_intermixed_args(list(arguments))
     compute = set_up(compose_config(options.overrides)[0])
     rounds = [machine_rates(compute) for _ in range(options.rounds)]
     matrix, copy = (Spread.of([pair[position] for pair in rounds]) for position in (0, 1))
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     write_json(
         options.output,
         {
-            **record(),
+            **machine(),
             "device": compute.device_name,
             "precision": compute.precision,
             "rounds": [{"matrix_flops_per_second": m, "copy_bytes_per_second": c} for m, c in rounds],

@@ -6,31 +6,27 @@ files and pictures, and the report. Every run must end with the same weights bot
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.app.sweep_plan import TREE
+from harness.benchmarks.processes import ROOT, output
+from harness.benchmarks.study import Study, parser, table
 from harness.errors import UserError
-from harness.files import write_json
-from harness.machine import cpu_name, versions
 from harness.training.devices import set_up
 from harness.training.state import digest, load_state, save_state
 
-_TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"
 # An epoch of about a third of a second on one core, so that training, not starting, is what is timed.
 _WORK = (
     "data=synthetic", "data.images=2000", "data.image_size=16", "data.channels=1", "model=small_cnn", "threads=1",
@@ -66,33 +62,36 @@ class Case:
     seconds_to_save: float
     seconds_to_load: float
 
+    def __str__(self) -> str:
+        hash_ms, save_ms, load_ms = 1e3 * self.seconds_to_hash, 1e3 * self.seconds_to_save, 1e3 * self.seconds_to_load
+        size = self.bytes_written / max(1, self.states) / 1e6
+        return (
+            f"{self.seconds_alone:.0f} s alone, {self.seconds_shared:.0f} s shared; {self.states} states of "
+            f"{size:.2f} MB written; each takes {hash_ms:.1f} ms to hash, {save_ms:.1f} to save, {load_ms:.1f} to load"
+        )
+
 
 def main(arguments: Sequence[str]) -> None:
     """Measure the cases, print the table and write JSON.
 
     Raises:
-        UserError: for an unknown case, or when a sweep fails.
+        UserError: for an unknown case, and, after everything is written, when a sweep failed or runs ended otherwise.
     """
-    parser = argparse.ArgumentParser(prog="benchmark.py stages", description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="settings of train.py for all sweeps, such as data=digits")
-    parser.add_argument("--cases", default="1,2,3,4", help="numbers of the cases to run (default: all)")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_stages.json"))
-    options = parser.parse_args(arguments)
+    made = parser("stages", __doc__, rounds=1)
+    made.add_argument("--cases", default="1,2,3,4", help="numbers of the cases to run (default: all)")
+    options = made.parse_intermixed_args(list(arguments))
     names = list(CASES)
     try:
-        chosen = [names[int(number) - 1] for number in options.cases.split(",")]
+        cases = [names[int(number) - 1] for number in options.cases.split(",")]
     except (ValueError, IndexError):
         raise UserError(f"--cases {options.cases}: must be numbers from 1 to {len(CASES)}, such as 1,3") from None
-    console, found = Console(), []
-    overrides = [*_WORK, *options.overrides]
-    for name in chosen:
-        found.append(_measured(name, overrides))
-        console.print(_line(found[-1]), highlight=False)
-        write_json(options.output, _record(found, overrides))
-    console.print(_table(found))
-    console.print(f"written: {options.output}", highlight=False)
-    if not all(case.equal_weights for case in found):
-        raise UserError("some runs ended with other weights than alone")
+    options.overrides = [*_WORK, *options.overrides]
+    device = set_up(compose_config(options.overrides)[0]).device_name
+
+    def record(study: Study[Case]) -> dict[str, Any]:
+        return {"device": device, "cases": [asdict(case) for case in _cases(study)]}
+
+    Study(options, [cases], lambda name: _measured(name, options.overrides), record, _table, wrong=_wrong).run()
 
 
 def _measured(name: str, overrides: Sequence[str]) -> Case:
@@ -100,102 +99,63 @@ def _measured(name: str, overrides: Sequence[str]) -> Case:
         folder = Path(scratch)
         alone = _timed_sweep(folder / "alone", [*overrides, *CASES[name], "resume=never"])
         shared = _timed_sweep(folder / "shared", [*overrides, *CASES[name], f"stages.dir={folder / 'stages'}"])
-        summaries = [_summaries(folder / "alone"), _summaries(folder / "shared")]
+        runs_alone, runs_shared = _summaries(folder / "alone"), _summaries(folder / "shared")
         tree = json.loads((folder / "shared" / TREE).read_text())
         entries = sorted((folder / "stages").glob("*/*.pt"))
-        hashing, saving, loading = _costs(entries[-1], folder)
+        state, copy = load_state(entries[-1]), folder / "copy.pt"
         bound = tree["epochs_alone"] / tree["epochs_shared"]
         return Case(
             name=name,
-            runs=len(summaries[0]),
+            runs=len(runs_alone),
             epochs_alone=tree["epochs_alone"],
-            epochs_trained=sum(summary["epochs_trained"] for summary in summaries[1].values()),
+            epochs_trained=sum(run["epochs_trained"] for run in runs_shared),
             bound=bound,
             seconds_alone=alone,
             seconds_shared=shared,
             saving=alone / shared,
             saving_of_bound=alone / shared / bound,
-            equal_weights=_weights(summaries[0]) == _weights(summaries[1]),
+            equal_weights=[run["weights_sha256"] for run in runs_alone]
+            == [run["weights_sha256"] for run in runs_shared],
             states=len(entries),
             bytes_written=sum(entry.stat().st_size for entry in entries),
-            seconds_to_hash=hashing,
-            seconds_to_save=saving,
-            seconds_to_load=loading,
+            seconds_to_hash=_median(lambda: digest(asdict(state))),
+            # Both with their hash.
+            seconds_to_save=_median(lambda: save_state(copy, state, durable=False)),
+            seconds_to_load=_median(lambda: load_state(entries[-1])),
         )
 
 
 def _timed_sweep(folder: Path, overrides: Sequence[str]) -> float:
-    command = [sys.executable, str(_TRAIN), "-m", *overrides, f"hydra.sweep.dir={folder}"]
     began = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode != 0:
-        raise UserError(f"{' '.join(command)} failed with exit status {done.returncode}:\n{done.stdout[-2000:]}")
-    return seconds
+    output([sys.executable, str(ROOT / "train.py"), "-m", *overrides, f"hydra.sweep.dir={folder}"])
+    return time.perf_counter() - began
 
 
-def _summaries(sweep: Path) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/summary.json")}
+def _summaries(sweep: Path) -> list[dict[str, Any]]:
+    """By the number of the job, with which its folder's name begins; the rest of the name tells settings."""
+    paths = sorted(sweep.glob("*/summary.json"), key=lambda path: int(path.parent.name.partition("_")[0]))
+    return [json.loads(path.read_text()) for path in paths]
 
 
-def _weights(summaries: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {name: summary["weights_sha256"] for name, summary in summaries.items()}
+def _median(action: Callable[[], object]) -> float:
+    return statistics.median(timeit.repeat(action, number=1, repeat=5))
 
 
-def _costs(entry: Path, folder: Path, repetitions: int = 5) -> tuple[float, float, float]:
-    """Median seconds to hash the content of a state, to save it and to load it, both with their hash."""
-    state = load_state(entry)
-    return (
-        _median(lambda: digest(asdict(state)), repetitions),
-        _median(lambda: save_state(folder / "copy.pt", state, durable=False), repetitions),
-        _median(lambda: load_state(entry), repetitions),
-    )
+def _cases(study: Study[Case]) -> list[Case]:
+    return [case for cases in study.results().values() for case in cases]
 
 
-def _median(action: Callable[[], object], repetitions: int) -> float:
-    seconds = []
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def _wrong(study: Study[Case]) -> list[str]:
+    return [f"{c.name}: some runs ended with other weights than alone" for c in _cases(study) if not c.equal_weights]
 
 
-def _record(found: Sequence[Case], overrides: Sequence[str]) -> dict[str, Any]:
-    config = compose_config(overrides)[0]
-    compute = set_up(config)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": compute.device_name,
-        "cpu": cpu_name(),
-        "versions": versions(),
-        "overrides": list(overrides),
-        "cases": [asdict(case) for case in found],
-    }
-
-
-def _line(case: Case) -> str:
-    costs = [1e3 * value for value in (case.seconds_to_hash, case.seconds_to_save, case.seconds_to_load)]
-    size = case.bytes_written / max(1, case.states) / 1e6
-    return (
-        f"{case.name}: {case.seconds_alone:.0f} s alone, {case.seconds_shared:.0f} s shared; {case.states} states of "
-        f"{size:.2f} MB written; each takes {costs[0]:.1f} ms to hash, {costs[1]:.1f} to save, {costs[2]:.1f} to load"
-    )
-
-
-def _table(found: Sequence[Case]) -> Table:
-    table = Table(title="Time of a sweep alone over time with the stage store", box=None)
-    table.add_column("sweep")
-    for heading in ("epochs alone", "trained", "bound", "saving", "of bound", "equal weights"):
-        table.add_column(heading, justify="right")
-    for case in found:
-        table.add_row(
-            case.name,
-            f"{case.epochs_alone:,}",
-            f"{case.epochs_trained:,}",
-            f"{case.bound:.2f}",
-            f"{case.saving:.2f}",
-            f"{case.saving_of_bound:.0%}",
-            "yes" if case.equal_weights else "NO",
+def _table(study: Study[Case]) -> Table:
+    rows = [
+        (
+            case.name, f"{case.epochs_alone:,}", f"{case.epochs_trained:,}", f"{case.bound:.2f}", f"{case.saving:.2f}",
+            f"{case.saving_of_bound:.0%}", "yes" if case.equal_weights else "NO",
         )
-    return table
+        for case in _cases(study)
+    ]  # fmt: skip
+    right = ("epochs alone", "trained", "bound", "saving", "of bound", "equal weights")
+    return table("Time of a sweep alone over time with the stage store", ["sweep"], right, rows)

@@ -14,10 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,10 @@ from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.benchmarks.contestants import contestants
-from harness.benchmarks.processes import ROOT, MeasurementError, measured, parse, parser, record, turns, wide_console
-from harness.benchmarks.ratios import Spread
+from harness.benchmarks.processes import ROOT, MeasurementError, measured
+from harness.benchmarks.study import Study, parser, table
 from harness.data.dataset import load_dataset
 from harness.data.loader import Loader
-from harness.errors import UserError
-from harness.files import write_json
 from harness.models.build import build_model
 from harness.training.devices import set_up
 from harness.training.learner import Learner
@@ -57,50 +54,50 @@ class Start:
     imported_by_first_step: tuple[str, ...] = ()
     imported_by_the_end: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.first_step or self.seconds:.2f} s"
+
 
 def main(arguments: Sequence[str]) -> None:
     """Measure in turn, print the tables and write JSON.
 
     Raises:
-        UserError: for wrong settings, or when a process fails.
+        UserError: for wrong settings, when evaluation fails, and, after everything is written, when a process failed.
     """
-    options = _options(arguments)
+    made = parser("startup", __doc__, rounds=3)
+    made.add_argument("--evaluate", action="store_true", help="measure evaluation in this process and print JSON")
+    options = made.parse_intermixed_args(list(arguments))
     if options.evaluate:
         print(json.dumps(_evaluation(options.overrides)))
         return
     compose_config(options.overrides)
-    console, names = wide_console(), [TORCH, OWN, PEER]
-    if missing := next(c for c in contestants().values() if c.package == "lightning").is_missing:
-        names.remove(PEER)
-    rounds: dict[str, list[Start]] = {name: [] for name in names}
-    for number in range(options.rounds):
-        for name in turns(names, number):
-            rounds[name].append(_started(name, options.overrides))
-            shown = rounds[name][-1].first_step or rounds[name][-1].seconds
-            console.print(f"round {number + 1} of {options.rounds}, {name}: {shown:.2f} s", highlight=False)
+    missing = next(c for c in contestants().values() if c.package == "lightning").why_missing
+    names = [TORCH, OWN, *([] if missing else [PEER])]
     imports = _imports(options.overrides)
-    try:
-        evaluation = measured("startup", [*options.overrides, "--evaluate"])
-    except MeasurementError as error:
-        raise UserError(f"evaluation failed: {error}") from None
-    _print(console.print, rounds, imports, evaluation)
-    if missing:
-        console.print(f"skipped: {PEER}: lightning is not installed; pip install -e '.[bench]' does it")
-    write_json(options.output, _record(options.overrides, rounds, imports, evaluation))
-    console.print(f"written: {options.output}", highlight=False)
+    evaluation = measured("startup", [*options.overrides, "--evaluate"])
+    longest = ", ".join(f"{package} {seconds:.2f}" for package, seconds in imports.items())
+    remarks = [
+        f"longest imports of train.py, seconds in the package's own modules: {longest}",
+        f"evaluation: {evaluation['images_per_second']:,.0f} images/s on {evaluation['device']}",
+        *([f"skipped: {PEER}: {missing}"] if missing else []),
+    ]
 
+    def record(study: Study[Start]) -> dict[str, Any]:
+        return {
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "rounds": study.as_json(),
+            "longest_imports_seconds": imports,
+            "evaluation": evaluation,
+        }
 
-def _options(arguments: Sequence[str]) -> Namespace:
-    made = parser("startup", __doc__, rounds=3)
-    made.add_argument("--evaluate", action="store_true", help="measure evaluation in this process and print JSON")
-    return parse(made, arguments)
+    Study(options, [names], lambda name: _started(name, options.overrides), record, _table).run(remarks)
 
 
 def _started(name: str, overrides: Sequence[str]) -> Start:
     """Start one process, wait for its end, and watch for its first point meanwhile.
 
     Raises:
-        UserError: when it fails.
+        MeasurementError: when it fails.
     """
     with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
         folder = Path(scratch)
@@ -117,7 +114,7 @@ def _started(name: str, overrides: Sequence[str]) -> Start:
         seconds = time.time() - began
         if process.returncode != 0:
             said = (folder / "output.txt").read_text()[-2000:]
-            raise UserError(f"{name} failed with exit status {process.returncode}:\n{said}")
+            raise MeasurementError(f"exit status {process.returncode}: {said}")
         if name == TORCH:
             return Start(seconds)
         notes = json.loads((folder / _NOTES).read_text())
@@ -171,39 +168,18 @@ def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
     return {"images_per_second": speed, "images": len(dataset.val), "device": compute.device_name}
 
 
-def _spread(starts: Sequence[Start], name: str) -> Spread | None:
-    values = [getattr(start, name) for start in starts]
-    return Spread.of(values) if values and all(value is not None for value in values) else None
-
-
-def _print(show: Any, rounds: dict[str, list[Start]], imports: dict[str, float], evaluation: dict[str, Any]) -> None:
-    table = Table(title="Seconds after the start of the process, median (range)")
-    table.add_column("process")
-    for heading in ("first step", "first TensorBoard point", "end", "peak host MB", "peak device MB"):
-        table.add_column(heading, justify="right")
-    for name, starts in rounds.items():
-        times = [str(_spread(starts, key) or "") for key in ("first_step", "first_point", "seconds")]
-        memory = [_spread(starts, key) for key in ("host_bytes", "device_bytes")]
-        table.add_row(name, *times, *(f"{spread.median / 1e6:,.0f}" if spread else "" for spread in memory))
-    show(table)
-    for name, starts in rounds.items():
+def _table(study: Study[Start]) -> Table:
+    rows, captions = [], []
+    for name, starts in study.results().items():
+        times = [str(study.spread(name, quantity) or "") for quantity in ("first_step", "first_point", "seconds")]
+        rows.append((name, *times, *(study.median(name, f"{place}_bytes", scale=1e-6) for place in ("host", "device"))))
         if name != TORCH:
-            show(f"{name}, heavy imports before the first step: {', '.join(starts[-1].imported_by_first_step)}")
-            later = [m for m in starts[-1].imported_by_the_end if m not in starts[-1].imported_by_first_step]
-            show(f"{name}, after it: {', '.join(later) or 'none'}")
-    longest = ", ".join(f"{package} {seconds:.2f}" for package, seconds in imports.items())
-    show(f"longest imports of train.py, seconds in the package's own modules: {longest}")
-    show(f"evaluation: {evaluation['images_per_second']:,.0f} images/s on {evaluation['device']}")
-
-
-def _record(
-    overrides: Sequence[str], rounds: dict[str, list[Start]], imports: dict[str, float], evaluation: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        **record(),
-        "overrides": list(overrides),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "rounds": {name: [asdict(start) for start in starts] for name, starts in rounds.items()},
-        "longest_imports_seconds": imports,
-        "evaluation": evaluation,
-    }
+            first = starts[-1].imported_by_first_step
+            later = [module for module in starts[-1].imported_by_the_end if module not in first]
+            captions.append(f"{name}, heavy imports before the first step: {', '.join(first)}")
+            captions.append(f"{name}, after it: {', '.join(later) or 'none'}")
+    right = ("first step", "first TensorBoard point", "end", "peak host MB", "peak device MB")
+    made = table("Seconds after the start of the process, median (range)", ["process"], right, rows)
+    made.caption_justify = "left"
+    made.caption = "\n".join(captions)
+    return made

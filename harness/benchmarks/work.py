@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
-from harness.data.images import MemoryImages, Split
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.machine import usable_cores
@@ -25,6 +24,8 @@ from harness.training.learner import initial_network
 
 # Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
 WARM_UP_STEPS = 10
+# The field of `Result` by which all are compared.
+SPEED = "images_per_second"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Result:
     device: str
     precision: str
     threads: int
+
+    def __str__(self) -> str:
+        return f"{self.images_per_second:,.0f} images/s"
 
 
 @dataclass(frozen=True)
@@ -94,37 +98,27 @@ class Work:
     def timed(self, train: Callable[[int, int | None], Trained]) -> Result:
         """Warm up, then time whole epochs of `train(epoch, limit in steps)`."""
         train(0, min(WARM_UP_STEPS, self.steps))
-        with Clock(self) as clock:
-            passes = [train(epoch, None) for epoch in range(1, self.epochs + 1)]
-        return clock.result(passes)
+        began = self.now()
+        passes = [train(epoch, None) for epoch in range(1, self.epochs + 1)]
+        return self.result(self.now() - began, passes)
 
+    def now(self) -> float:
+        """Seconds on a clock; all work of the device is done."""
+        self.compute.synchronize()
+        return time.perf_counter()
 
-class Clock:
-    """Measures a block of training with the device's work waited for at both ends."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-
-    def __enter__(self) -> Clock:
-        self._work.compute.synchronize()
-        self._began = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._work.compute.synchronize()
-        self._seconds = time.perf_counter() - self._began
-
-    def result(self, passes: list[Trained]) -> Result:
-        """What these passes came to in the time of the block."""
-        compute, images = self._work.compute, sum(trained.images for trained in passes)
+    def result(self, seconds: float, passes: list[Trained]) -> Result:
+        """What these passes came to in so many seconds."""
+        compute, images = self.compute, sum(trained.images for trained in passes)
         on_cuda = compute.device.type == "cuda"
         return Result(
-            images_per_second=images / self._seconds,
-            seconds=self._seconds,
+            images_per_second=images / seconds,
+            seconds=seconds,
             loss=passes[-1].loss,
             images=images,
             steps=sum(trained.steps for trained in passes),
-            host_bytes=peak_host_bytes(),
+            # The peak of this process, without its children; Linux counts in KiB.
+            host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             device_bytes=torch.cuda.max_memory_allocated(compute.device) if on_cuda else 0,
             device=compute.device_name,
             precision=compute.precision,
@@ -156,7 +150,7 @@ class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
     def __init__(self, work: Work) -> None:
         from PIL import Image
 
-        images = in_memory(work.dataset.train)
+        images = work.dataset.train.images.decoded().pixels
         floats = images.float().div(255)
         self.mean, self.std = floats.mean((0, 1, 2)).tolist(), floats.std((0, 1, 2)).tolist()
         self.transform = self.composed(work, tensors=True)
@@ -204,27 +198,13 @@ def prepare(config: Config, file: Path) -> int:
         raise UserError(
             f"batch_size={config.batch_size}: must be at most {len(dataset.train)}, the training images there are"
         )
-    parts = {"train": dataset.train.take(torch.arange(count)), "val": dataset.val, "test": dataset.test}
-    content = {field.name: getattr(dataset, field.name) for field in fields(dataset) if field.name not in parts}
-    torch.save({**content, **{name: (in_memory(part), part.labels) for name, part in parts.items()}}, file)
+    train = dataset.train.take(torch.arange(count)).in_memory()
+    torch.save(replace(dataset, train=train, val=dataset.val.in_memory(), test=dataset.test.in_memory()), file)
     return count
 
 
 def open_work(config: Config, file: Path, epochs: int) -> Work:
     """The work on what `prepare` saved, with torch set up for the configured device."""
-    content = torch.load(file, weights_only=True)
-    for name in ("train", "val", "test"):
-        pixels, labels = content[name]
-        content[name] = Split(MemoryImages(pixels), labels)
-    dataset = Dataset(**content)
+    # The file is this benchmark's own.
+    dataset: Dataset = torch.load(file, weights_only=False)
     return Work(config, set_up(config), dataset, epochs)
-
-
-def in_memory(part: Split) -> Tensor:
-    """The images of a part (count, height, width, channels) uint8, read from their files where they lie there."""
-    return part.images.decoded().pixels
-
-
-def peak_host_bytes() -> int:
-    """The peak resident memory of this process, without its children; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -13,10 +13,11 @@ from support.small_runs import ROOT, SMALL
 from harness.app.compose import compose_config
 from harness.benchmarks import features, train
 from harness.benchmarks.floor import Floor
-from harness.benchmarks.processes import turns
 from harness.benchmarks.ratios import Spread, ratios, wrong_work
+from harness.benchmarks.study import turns
 from harness.benchmarks.work import Result
 from harness.errors import UserError
+from harness.runs.tracking import Tracker
 
 HONEST = Result(
     images_per_second=1000.0, seconds=1.0, loss=1.0, images=1000, steps=10, host_bytes=1, device_bytes=0,
@@ -89,7 +90,9 @@ def test_a_comparison_leaves_a_complete_record(
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_feature_is_measured_by_a_real_run() -> None:
+def test_a_feature_is_measured_by_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Put back afterwards: the change itself is for a process of its own.
+    monkeypatch.setattr(Tracker, "epoch", Tracker.epoch)
     config, scheduler = compose_config(SMALL)
     timing = features._measure(config, scheduler, features.CHANGES["TensorBoard and metrics.jsonl"])
     assert (timing.device, timing.precision, timing.threads) == ("cpu", "fp32", 1)
