@@ -6,6 +6,7 @@ growth    speed over batch size, image size and network size
 startup   from the command to the first step and the first TensorBoard point; imports, evaluation, memory
 stages    what sharing epochs saves in a sweep
 rates     the machine's matrix and copy rates
+gpu       all that needs a GPU, one after the other; start it by scripts/gpu_bench.sh
 """
 
 import importlib
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness.app import main as cli
 from harness.errors import UserError
 
-COMMANDS = ("train", "features", "growth", "startup", "stages", "rates")
+COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "gpu")
 
 
 def main() -> None:
