@@ -188,7 +188,11 @@ def _result(step: str, command: Sequence[str], seconds: float, log: TextIO) -> s
     if seconds < 5:
         return "FAILED: out of time"
     line = ["timeout", "--kill-after=5", f"{seconds:.0f}", *command]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # So that what it said is there when it is stopped.
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        line, cwd=ROOT, env=unbuffered, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             for said in process.stdout or ():
                 _print(said, log)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from support.small_runs import ROOT, SMALL
 
 from harness.app.compose import compose_config
-from harness.benchmarks import features, train
+from harness.benchmarks import features, gpu, stages, train
 from harness.benchmarks.floor import Floor
+from harness.benchmarks.processes import MeasurementError
 from harness.benchmarks.ratios import Spread, ratios, wrong_work
-from harness.benchmarks.study import turns
+from harness.benchmarks.study import Study, table, turns
 from harness.benchmarks.work import Result
 from harness.errors import UserError
 from harness.runs.tracking import Tracker
@@ -39,6 +41,40 @@ def test_ratios_pair_the_rounds_and_leave_out_those_that_one_did_not_finish() ->
 
 def test_every_contestant_comes_first_in_turn() -> None:
     assert [turns(["a", "b", "c"], number)[0] for number in range(4)] == ["a", "b", "c", "a"]
+
+
+def test_a_study_goes_on_without_who_failed_and_says_so_at_the_end(tmp_path: Path) -> None:
+    asked = []
+
+    def measure(name: str) -> Result:
+        asked.append(name)
+        if name == "broken":
+            raise MeasurementError("exit status 1: first line\nlast line")
+        return HONEST
+
+    options = Namespace(rounds=2, output=tmp_path / "result.json", overrides=["seed=1"])
+    study = Study(
+        options, [["broken", "sound"]], measure, lambda s: {"rounds": s.as_json()}, lambda _: table("", [], [], [])
+    )
+    with pytest.raises(UserError, match="broken failed: last line"):
+        study.run()
+    assert asked == ["broken", "sound", "sound"]
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert [round and round["seconds"] for round in found["rounds"]["broken"]] == [None, None]
+    assert [round and round["seconds"] for round in found["rounds"]["sound"]] == [1.0, 1.0]
+    assert (found["overrides"], list(found["failed"])) == (["seed=1"], ["broken"])
+    assert study.ratio("sound", "broken", "seconds") is None
+
+
+def test_runs_of_two_sweeps_are_paired_by_number_whatever_else_their_folders_names_tell(tmp_path: Path) -> None:
+    for number in (0, 2, 10):
+        for sweep, more in (("alone", "resume=never"), ("shared", "stages.dir=x")):
+            folder = tmp_path / sweep / f"{number}_{more}"
+            folder.mkdir(parents=True)
+            (folder / "summary.json").write_text(json.dumps({"weights_sha256": str(number)}))
+    alone, shared = (stages._summaries(tmp_path / sweep) for sweep in ("alone", "shared"))
+    assert [run["weights_sha256"] for run in alone] == ["0", "2", "10"]
+    assert alone == shared
 
 
 def test_nobody_wins_by_doing_less() -> None:
@@ -130,3 +166,13 @@ def test_gpu_bench_refuses_wrong_calls(
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_gpu_bench_tells_a_step_that_failed_from_one_without_tests(tmp_path: Path) -> None:
+    assert gpu._commands(True, None, tmp_path, tmp_path).keys() == gpu.LIMITS.keys()
+    with (tmp_path / "log.txt").open("w") as log:
+        results = [gpu._result("tests", ["sh", "-c", f"echo said; exit {status}"], 60, log) for status in (0, 5, 3)]
+        late = gpu._result("rates", ["true"], 4, log)
+    assert results == ["ok", "skipped: no test has cuda in its name", "FAILED: exit status 3"]
+    assert late == "FAILED: out of time"
+    assert (tmp_path / "log.txt").read_text() == 3 * "said\n"
