@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_json
-
 RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.jsonl"
 RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
 MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE = "model.pt", "lr.png", "curves.png"
@@ -73,14 +71,6 @@ class RunRecord:
     mean: Sequence[float]
     std: Sequence[float]
 
-    def write(self, folder: Path) -> None:
-        """Write it into a run's folder.
-
-        Raises:
-            UserError: when it cannot be written.
-        """
-        write_json(folder / RUN_FILE, asdict(self))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -123,14 +113,6 @@ class Summary:
         if self.error is None:
             del values["error"]
         return values
-
-    def write(self, folder: Path) -> None:
-        """Write it into a run's folder.
-
-        Raises:
-            UserError: when it cannot be written.
-        """
-        write_json(folder / SUMMARY_FILE, self.content())
 
 
 def holds_run(folder: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Role, parse_config
 from harness.errors import UserError
-from harness.files import read_object
+from harness.files import read_object, write_json
 from harness.machine import versions
 from harness.record import (
     COMPLETED,
@@ -35,13 +36,18 @@ def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int
         UserError: when it cannot be written.
     """
     if not holds_run(folder):
-        Summary(status=FAILED, scheduler=scheduler, seed=seed, error=error_text(error)).write(folder)
+        summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=error_text(error))
+        write_json(folder / SUMMARY_FILE, summary.content())
 
 
-def run_record(training: Training) -> RunRecord:
-    """What the run is made from."""
+def write_record(training: Training) -> None:
+    """Write run.json: what the run is made from.
+
+    Raises:
+        UserError: when it cannot be written.
+    """
     request, plan, dataset = training.request, training.plan, training.dataset
-    return RunRecord(
+    record = RunRecord(
         scheduler=request.scheduler_name,
         scheduler_target=request.config.scheduler.target,
         scheduler_arguments=request.config.scheduler.arguments,
@@ -55,6 +61,7 @@ def run_record(training: Training) -> RunRecord:
         mean=dataset.mean,
         std=dataset.std,
     )
+    write_json(request.folder / RUN_FILE, asdict(record))
 
 
 def write_summary(training: Training, status: str, **results: Any) -> Summary:
@@ -74,7 +81,7 @@ def write_summary(training: Training, status: str, **results: Any) -> Summary:
         versions=versions(),
         **results,
     )
-    summary.write(training.request.folder)
+    write_json(training.request.folder / SUMMARY_FILE, summary.content())
     return summary
 
 

@@ -37,8 +37,8 @@ from harness.runs.folder import (
     error_text,
     finished_summary,
     leave_behind,
-    run_record,
     summary_lines,
+    write_record,
     write_summary,
 )
 from harness.runs.interruption import Interrupted, Interruption
@@ -93,7 +93,7 @@ def _run_alone(request: Request) -> Summary:
     training = _prepare(request, preview)
     if request.resume:
         _continue(training)
-    run_record(training).write(folder)
+    write_record(training)
     try:
         with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
             with training.walk:
