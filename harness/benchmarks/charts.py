@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from harness.benchmarks.ratios import Spread
-from harness.views.style import DASHES, GROUP_COLOURS, MARK, margins, save
+from harness.views.style import COLOURS, DASHES, MARK, margins, save
 
-_OWN, _OTHER = GROUP_COLOURS[0], GROUP_COLOURS[5]
+_OWN, _OTHER = COLOURS[0], COLOURS[4]
 
 
 def plot_bars(path: Path, title: str, label: str, bars: Mapping[str, Spread], highlighted: Sequence[str]) -> None:
@@ -51,8 +51,8 @@ def plot_lines(path: Path, title: str, label: str, panels: Mapping[str, Mapping[
     panes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (quantity, lines) in zip(panes, panels.items(), strict=True):
         for index, (name, points) in enumerate(lines.items()):
-            colour, dash = GROUP_COLOURS[index % len(GROUP_COLOURS)], DASHES[index % len(DASHES)]
-            axes.plot(list(points), [point.median for point in points.values()], f"o{dash}", color=colour, label=name)
+            style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+            axes.plot(list(points), [point.median for point in points.values()], marker="o", label=name, **style)
         axes.axhline(1, color=MARK, linestyle=":", linewidth=1)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(quantity)

@@ -1,8 +1,6 @@
-"""The pictures of a report: learning rates, curves with bands, heat map. Drawn without pyplot, as PNG and
-SVG.
+"""The pictures of a report: learning rates, curves with bands, heat map. Drawn without pyplot, as PNG and SVG.
 
-Colours are Okabe and Ito's (2008, Color Universal Design), which colour-blind readers can tell apart; line
-styles and markers differ as well, for greyscale. The baseline is drawn in the colour of the text.
+The baseline is drawn in the colour of the text.
 """
 
 from __future__ import annotations
@@ -24,11 +22,9 @@ from matplotlib.ticker import MaxNLocator
 from harness.compare.comparison import CURVES, Comparison
 from harness.compare.grid import Grid
 from harness.compare.results import Band, BudgetPoint, Result, aggregate, decay_factors, rates
+from harness.views.style import COLOURS, DASHES, MARKERS, png
 
 INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a colour of its own
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (8, 2, 1, 2, 1, 2)), (0, (3, 3)))
-_MARKERS = ("o", "s", "^", "D", "P", "X")
 _LABEL_LENGTH = 90
 _STYLE: Any = {  # matplotlib's stubs name every key, differently in each release
     "font.size": 9.5,
@@ -83,8 +79,8 @@ def _lines(comparison: Comparison) -> list[_Line]:
         if result.label == comparison.baseline:
             lines.append(_Line(result, f"{label} (baseline)", INK, "--", "", width))
         else:
-            style = other % len(_COLOURS)
-            lines.append(_Line(result, label, _COLOURS[style], _DASHES[style], _MARKERS[style], width))
+            style = other % len(COLOURS)
+            lines.append(_Line(result, label, COLOURS[style], DASHES[style], MARKERS[style], width))
             other += 1
     return lines
 
@@ -116,7 +112,7 @@ def draw_rates(comparison: Comparison) -> Drawing:
                 label = line.label
                 if len(series) > 1:  # groups of one schedule are told apart by their markers
                     label += f": {_label(', '.join(groups))}"
-                    style["marker"] = _MARKERS[number % len(_MARKERS)]
+                    style["marker"] = MARKERS[number % len(MARKERS)]
                 every = max(1, len(epochs) // 10)
                 axes.plot(epochs, values, drawstyle="steps-mid", label=label, markersize=7, markevery=every, **style)
                 smallest, largest = min(smallest, *values), max(largest, *values)
@@ -246,12 +242,12 @@ def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
         figure = Figure(figsize=(9.5, 4.2), layout="constrained")
         axes = figure.add_subplot()
         labels = list(dict.fromkeys(point.label for point in points))
-        for number, label in enumerate(labels[: len(_COLOURS)]):
+        for number, label in enumerate(labels[: len(COLOURS)]):
             own = [point for point in points if point.label == label and point.final_val_accuracy.mean is not None]
             epochs = [point.epochs for point in own]
             ends = [(e.low, e.mean, e.high) for e in (point.final_val_accuracy for point in own)]
             low, mean, high = np.array([[np.nan if v is None else v * 100 for v in row] for row in ends]).T
-            colour, marker, dashes = _COLOURS[number], _MARKERS[number], _DASHES[number]
+            colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
             axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
@@ -286,7 +282,7 @@ def draw_heat_map(grid: Grid) -> Drawing:
             _write_cells(axes, values)
         best = np.unravel_index(int(np.nanargmax(values)), values.shape)
         corner = (best[1] - 0.5, best[0] - 0.5)
-        axes.add_patch(mpl.patches.Rectangle(corner, 1, 1, fill=False, edgecolor=_COLOURS[1], linewidth=3))
+        axes.add_patch(mpl.patches.Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3))
         return _drawing(figure, "heatmap")
 
 
@@ -299,11 +295,10 @@ def _write_cells(axes: Axes, values: np.ndarray) -> None:
 
 
 def _drawing(figure: Figure, name: str) -> Drawing:
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    picture, svg = png(figure, dpi=150), io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
     text = svg.getvalue().replace(INK, "currentColor")
     # Several drawings share a page, so their internal names must differ.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return Drawing(png.getvalue(), text)
+    return Drawing(picture, text)

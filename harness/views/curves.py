@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from harness.record import EpochRow
 from harness.training.plan import LrPlan
-from harness.views.style import DASHES, GROUP_COLOURS, MARK, TRAIN, VAL, margins, save
+from harness.views.style import COLOURS, DASHES, MARK, TRAIN, VAL, margins, save
 
 
 def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
@@ -65,8 +65,8 @@ def draw_plan(axes: Axes, plan: LrPlan) -> None:
     """Draw the rates of a plan as steps on a logarithmic axis."""
     for index, name in enumerate(plan.groups):
         rates = [epoch[index] for epoch in plan.rates]
-        colour, dash = GROUP_COLOURS[index % len(GROUP_COLOURS)], DASHES[index % len(DASHES)]
-        axes.step(range(plan.epochs), rates, dash, where="mid", color=colour, label=name)
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        axes.step(range(plan.epochs), rates, where="mid", color=colour, linestyle=dash, label=name)
     if all(rate > 0 for epoch in plan.rates for rate in epoch):
         axes.set_yscale("log")
     axes.set_ylabel("learning rate")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from harness.files import write_atomic
 
-# Okabe and Ito's colours, told apart by the colour-blind; the dashes serve readers in greyscale.
-TRAIN, VAL, MARK = "#E69F00", "#0072B2", "#999999"
-GROUP_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", "--", "-.", ":")
+# Okabe and Ito's colours (2008, Color Universal Design), told apart by the colour-blind; dashes and markers serve
+# readers in greyscale.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (8, 2, 1, 2, 1, 2)), (0, (3, 3)))
+MARKERS = ("o", "s", "^", "D", "P", "X")
+TRAIN, VAL, MARK = COLOURS[4], COLOURS[0], "#999999"
 
 
 def margins(figure: Figure, left: float, bottom: float, top: float = 0.4, right: float = 0.25) -> None:
@@ -31,9 +34,9 @@ def save(path: Path, figure: Figure) -> None:
     write_atomic(path, lambda file: file.write(png(figure)))
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as PNG, 120 pixels to the inch."""
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """A figure as PNG, `dpi` pixels to the inch."""
     FigureCanvasAgg(figure)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
     return picture.getvalue()

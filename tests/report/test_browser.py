@@ -11,11 +11,11 @@ from PIL import Image
 from support.small_runs import SMALL
 
 from harness.app.compose import compose_config
-from harness.report.plots import _COLOURS
 from harness.report.write import write_report
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.views import browser
+from harness.views.style import COLOURS
 
 exceptions = pytest.importorskip("selenium.common.exceptions")
 support = pytest.importorskip("selenium.webdriver.support.ui")
@@ -140,7 +140,7 @@ def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):
             .map(p => getComputedStyle(p).stroke))"""
     )
     ink = driver.execute_script("return getComputedStyle(document.body).color")
-    wanted = {ink, *(f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:7], 16)})" for c in _COLOURS[:2])}
+    wanted = {ink, *(f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:7], 16)})" for c in COLOURS[:2])}
     assert len(strokes) == 2
     for picture in strokes:
         assert wanted <= set(picture)
