@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend."""
+"""The one exception type for mistakes that the user can mend, and words that messages share."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def closest(word: str, known: Sequence[str]) -> str:
     """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

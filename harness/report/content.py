@@ -9,6 +9,7 @@ from harness.compare.comparison import Comparison, Difference
 from harness.compare.groups import Group, setting_text
 from harness.compare.results import DECAY_FACTOR, Decay, Result
 from harness.compare.stats import Estimate
+from harness.errors import plural
 from harness.report import words
 from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
 
@@ -36,15 +37,15 @@ def scope(comparison: Comparison) -> str:
     """What is compared: how many runs, of what, and what was left aside."""
     main, found = comparison.main, len(comparison.runs.runs)
     if main is None:
-        return f"{words.plural(found, 'run')} found, none of which can be counted."
+        return f"{plural(found, 'run')} found, none of which can be counted."
     seeds = {seed for variant in main.variants for seed in variant.seeds}
     known = {"model.name": "model", "data.name": "data", "optimizer._target_": "optimizer"}
     facts = [f"{name} {main.identity[key]}" for key, name in known.items() if key in main.identity]
     parts = [
-        words.plural(main.size, "run"),
-        words.plural(len(main.variants), "schedule"),
-        words.plural(len(seeds), "seed"),
-        words.plural(main.epochs, "epoch"),
+        plural(main.size, "run"),
+        plural(len(main.variants), "schedule"),
+        plural(len(seeds), "seed"),
+        plural(main.epochs, "epoch"),
         *facts,
     ]
     lengths = sum(group.size for group in comparison.other_lengths)
@@ -52,7 +53,7 @@ def scope(comparison: Comparison) -> str:
     rest = [f"{lengths:,} with other numbers of epochs in the budget curve"] if lengths else []
     rest += [f"{apart:,} kept apart as not comparable"] if apart else []
     rest += [f"{len(comparison.left_out):,} left out"] if comparison.left_out else []
-    aside = f" Of {words.plural(found, 'run')} found, {words.listed(rest)}." if rest else ""
+    aside = f" Of {plural(found, 'run')} found, {words.listed(rest)}." if rest else ""
     return " ".join(filter(None, (f"{', '.join(parts)}.{aside}", words.sharing(comparison))))
 
 
@@ -148,7 +149,7 @@ def _differences(comparison: Comparison) -> list[Block]:
         "Alternative less baseline, paired by seed, in percentage points of final accuracy and nats of late loss, "
         "which a last epoch that happened to be good or bad moves little. "
         f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
-        f"{words.plural(comparison.tests, 'test')} of this table, both metrics together. The intervals are "
+        f"{plural(comparison.tests, 'test')} of this table, both metrics together. The intervals are "
         "not corrected."
     )
     return [
@@ -222,7 +223,7 @@ def _apart(comparison: Comparison) -> list[Block]:
     for number, (group, results) in enumerate(apart[:KEPT_APART], start=1):
         rows = tuple(result_row(result, None)[:6] for result in results[:ROWS])
         blocks += [
-            Heading(f"Group {number}: {words.plural(group.size, 'run')}", 3),
+            Heading(f"Group {number}: {plural(group.size, 'run')}", 3),
             Bullets(tuple(_difference_lines(group))),
             Table(columns, rows),
         ]
@@ -230,7 +231,7 @@ def _apart(comparison: Comparison) -> list[Block]:
             blocks.append(Paragraph(f"{len(results) - ROWS:,} more schedules are in comparison.json."))
     if len(apart) > KEPT_APART:
         more = len(apart) - KEPT_APART
-        blocks.append(Paragraph(f"{words.plural(more, 'more group')} in comparison.json."))
+        blocks.append(Paragraph(f"{plural(more, 'more group')} in comparison.json."))
     return blocks
 
 
@@ -320,7 +321,7 @@ def decay_blocks(comparison: Comparison) -> list[Block]:
     )
     rows = tuple(_decay_row(decay) for decay in _shown(comparison.decays))
     more = len(comparison.decays) - len(rows)
-    cut = [Paragraph(f"{words.plural(more, 'more decay', 'more decays')} in comparison.json.")] if more else []
+    cut = [Paragraph(f"{plural(more, 'more decay', 'more decays')} in comparison.json.")] if more else []
     return [Heading("What each decay did"), Table(columns, rows), *cut, Paragraph(rule)]
 
 

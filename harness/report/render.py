@@ -9,6 +9,7 @@ from html import escape
 
 from harness.compare.comparison import Comparison
 from harness.compare.groups import Group
+from harness.errors import plural
 from harness.report import words
 from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
 from harness.report.content import left_out_lines, result_columns, result_row, scope
@@ -180,7 +181,7 @@ def _budget_lines(comparison: Comparison) -> str:
 
 def _apart_line(group: Group) -> str:
     keys = words.listed(list(group.differs), 5)
-    return f"{words.plural(group.size, 'run that differs', 'runs that differ')} in {keys}"
+    return f"{plural(group.size, 'run that differs', 'runs that differ')} in {keys}"
 
 
 def _some(lines: Sequence[str]) -> str:

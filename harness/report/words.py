@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from harness.compare.comparison import COMPARED, Comparison, Difference
 from harness.compare.results import Result, values_by_seed
 from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate
+from harness.errors import plural
 
 NOTHING = "-"  # for a number that does not exist
 EACH = 4  # up to so many alternatives get a sentence for each metric
 SENTENCES = 10  # claims that get a sentence where there are more alternatives
 METRIC_NAMES = {COMPARED[0]: "final validation accuracy", COMPARED[1]: "late validation loss"}
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """`1 seed`, `5 seeds`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:

@@ -9,6 +9,7 @@ import rich
 from rich.table import Table
 
 from harness.config import Config
+from harness.errors import plural
 from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan
 from harness.training.schedule import make_plan
@@ -41,8 +42,7 @@ def show(config: Config, name: str, picture: Path) -> LrPlan:
 
 
 def _table(plan: LrPlan, name: str) -> Table:
-    count = len(plan.changes)
-    title = f"schedule {name}: {count} change{'' if count == 1 else 's'} in {plan.epochs} epochs"
+    title = f"schedule {name}: {plural(len(plan.changes), 'change')} in {plan.epochs} epochs"
     table = Table(title=title, min_width=len(title))
     table.add_column("from epoch", justify="right")
     for group in plan.groups:
