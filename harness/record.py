@@ -123,3 +123,19 @@ def holds_run(folder: Path) -> bool:
 def finite(value: float) -> float | None:
     """The value, or None, JSON's null, for NaN and infinities."""
     return value if math.isfinite(value) else None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "", lists: bool = False) -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted names; empty ones stay values.
+
+    `lists` says whether a list that holds mappings is taken apart too, by index.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if lists and isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.", lists)
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.compare.load import Run
+from harness.record import flatten
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,6 @@ class Group:
     def size(self) -> int:
         """Number of runs that count."""
         return sum(len(variant.runs) for variant in self.variants)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, and lists of mappings, as one level of dotted keys; lists of plain values stay
-    whole.
-    """
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            result.update(flat(value, f"{name}."))
-        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            result.update(flat({str(index): item for index, item in enumerate(value)}, f"{name}."))
-        else:
-            result[name] = value
-    return result
 
 
 def setting_text(value: object) -> str:
@@ -134,9 +119,8 @@ def _make_group(runs: list[Run], swept: set[str]) -> Group:
         first = members[0]
         settings = {key: first.identity[key] for key in sorted(swept & first.identity.keys())}
         once = _one_run_a_seed(members, repeats)
-        variants.append(
-            Variant(first.scheduler, first.scheduler, first.target, flat(first.arguments), settings, tuple(once))
-        )
+        arguments = flatten(first.arguments, lists=True)
+        variants.append(Variant(first.scheduler, first.scheduler, first.target, arguments, settings, tuple(once)))
     assert runs[0].epochs is not None  # a run that counts has its number of epochs
     return Group(runs[0].epochs, _shared_identity(runs[0], swept), _labelled(variants), {}, repeats)
 

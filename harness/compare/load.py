@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.record import RUN_FILES, STATUSES, EpochRow
+from harness.record import RUN_FILES, STATUSES, EpochRow, finite
 
 _AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
 
@@ -117,7 +116,7 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value) if isfinite(value) else None
+        return finite(float(value))
     except OverflowError:  # an integer too large for a float
         return None
 

@@ -12,7 +12,7 @@ import numpy as np
 from harness.compare.groups import Group, Variant
 from harness.compare.load import Run
 from harness.compare.stats import Estimate, estimate, t_quantile
-from harness.record import EpochRow
+from harness.record import EpochRow, finite
 
 DECAY_FACTOR = 0.5  # a drop at least this deep counts as a decay; a smooth schedule has none
 EPOCHS_AFTER = 3  # at most so many epochs at the new rate are waited for before its effect is read
@@ -92,8 +92,8 @@ def aggregate(runs: Sequence[Run], metric: str) -> Band:
         tuple(kept.tolist()),
         tuple(n.tolist()),
         tuple(mean.tolist()),
-        tuple(None if np.isnan(value) else value for value in (mean - half).tolist()),
-        tuple(None if np.isnan(value) else value for value in (mean + half).tolist()),
+        tuple(map(finite, (mean - half).tolist())),
+        tuple(map(finite, (mean + half).tolist())),
     )
 
 

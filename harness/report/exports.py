@@ -6,15 +6,15 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import fields
-from math import isfinite
 from typing import Any
 
 from harness.compare.comparison import CURVES, Comparison, Difference
-from harness.compare.groups import Group, flat, setting_text
+from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
 from harness.compare.metrics import METRICS
 from harness.compare.results import Band, Result, aggregate, epochs_to, seconds_to, throughput
 from harness.compare.stats import Estimate
+from harness.record import finite, flatten
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -51,9 +51,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value
+    return finite(value) if isinstance(value, float) else value
 
 
 def _fields(record: Any) -> dict[str, Any]:
@@ -148,7 +146,7 @@ def runs_csv(comparison: Comparison) -> str:
 def _run_row(run: Run, comparison: Comparison, place: tuple[int, str] | None) -> dict[str, Any]:
     final = run.final
     target = comparison.target_accuracy
-    settings = {f"scheduler.{key}": value for key, value in flat(run.arguments).items()} | dict(run.identity)
+    settings = {**flatten(run.arguments, "scheduler.", lists=True), **run.identity}
     return {
         "run": run.name,
         "schedule": place[1] if place else run.scheduler,

@@ -7,7 +7,6 @@ import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from harness.config import Config, Role
 from harness.files import code_digest
 from harness.machine import cpu_name, versions
+from harness.record import flatten
 from harness.training.devices import Compute
 
 # Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
@@ -91,14 +91,3 @@ def _foreign_code(target: str) -> str | None:
     if module.startswith("torch."):
         return None
     return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

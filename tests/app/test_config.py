@@ -4,7 +4,7 @@ from support.small_runs import ROOT
 
 from harness.app.compose import compose_config
 from harness.errors import UserError
-from harness.stages.identity import flatten
+from harness.record import flatten
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 

@@ -168,6 +168,16 @@ def test_a_schedule_is_named_by_what_sets_it_apart(tmp_path: Path) -> None:
     assert labels == {"multistep milestones=[3, 8]", "multistep milestones=[5, 8]", "step"}
 
 
+def test_nested_arguments_tell_schedules_apart_also_where_they_are_empty(tmp_path: Path) -> None:
+    for index, second in enumerate(({"gamma": 0.1}, {"gamma": 0.5}, {"gamma": 0.5, "options": {}})):
+        write_run(tmp_path / str(index), "chain", arguments={"schedulers": [{"factor": 1.0}, second]})
+    assert [result.label for result in sorted(compared(tmp_path).results, key=lambda result: result.label)] == [
+        "chain schedulers.1.gamma=0.1",
+        "chain schedulers.1.gamma=0.5",
+        "chain schedulers.1.gamma=0.5 schedulers.1.options={}",
+    ]
+
+
 def test_other_circumstances_are_kept_apart_and_named(tmp_path: Path) -> None:
     write_sweep(tmp_path / "sweep", seeds=2)
     write_run(tmp_path / "other", "constant", 2, identity={"model.name": "resnet", "code": "def"})
