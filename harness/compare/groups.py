@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.compare.load import Run
@@ -156,13 +156,8 @@ def _labelled(variants: list[Variant]) -> tuple[Variant, ...]:
             if len(targets) > 1:
                 parts.append(f"({variant.target.rpartition('.')[2]})")
             parts += _settings_text(variant.arguments, differing) + _settings_text(variant.settings, swept)
-            label = " ".join(parts)
-            labelled.append(_with_label(variant, label))
+            labelled.append(replace(variant, label=" ".join(parts)))
     return tuple(sorted(labelled, key=lambda variant: natural_order(variant.label)))
-
-
-def _with_label(variant: Variant, label: str) -> Variant:
-    return Variant(label, variant.scheduler, variant.target, variant.arguments, variant.settings, variant.runs)
 
 
 def _settings_text(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
@@ -170,9 +165,7 @@ def _settings_text(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that do not have one and the same value in all mappings, in the order of their first
-    appearance.
-    """
+    """Keys that do not have one and the same value in all mappings, in the order of their first appearance."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     return [
         key for key in keys if len({_canonical(mapping[key]) if key in mapping else None for mapping in mappings}) > 1
@@ -184,4 +177,4 @@ def _apart(main: Group, other: Group) -> Group:
     first = {"epochs": main.epochs, **main.identity}
     second = {"epochs": other.epochs, **other.identity}
     differs = {key: (first.get(key), second.get(key)) for key in _differing([first, second])}
-    return Group(other.epochs, other.identity, other.variants, differs, other.repeats)
+    return replace(other, differs=differs)

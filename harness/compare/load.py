@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.record import RUN_FILES, STATUSES, EpochRow, finite
+from harness.record import METRICS_FILE, OVERRIDES, RUN_FILE, RUN_FILES, STATUSES, SUMMARY_FILE, EpochRow, best, finite
 
 _AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
 
@@ -59,39 +59,36 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """All runs found, in the order of their names, and a line for each thing in their files that is not
-    sound.
-    """
+class Loaded:
+    """All runs, in the order of their names, and a line for each thing in their files that is not sound."""
 
     runs: tuple[Run, ...]
     problems: tuple[str, ...]
 
 
-def load_runs(folders: Sequence[Path]) -> Runs:
+def load_runs(folders: Sequence[Path]) -> Loaded:
     """Read every run folder among and below `folders`.
 
     A run folder holds run.json, summary.json or metrics.jsonl. Links are followed, each folder is read once.
     Raises `UserError` if a folder does not exist or if there is no run in any of them.
     """
-    found: list[Path] = []
+    run_folders: list[Path] = []
     problems: list[str] = []
     seen: set[tuple[int, int]] = set()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give a run folder or one that holds run folders")
-        below = _run_folders(folder.resolve(), seen, problems)
-        found.extend(below)
-    if not found:
+        run_folders += _run_folders(folder.resolve(), seen, problems)
+    if not run_folders:
         names = ", ".join(str(folder) for folder in folders) or "nothing"
         raise UserError(f"no runs in {names}: a run folder holds {', '.join(RUN_FILES[:2])} or {RUN_FILES[2]}")
     common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    runs = [_read_run(path, _name(path, common), problems) for path in sorted(found)]
-    return Runs(tuple(runs), tuple(problems))
+    runs = [_read_run(path, _name(path, common), problems) for path in sorted(run_folders)]
+    return Loaded(tuple(runs), tuple(problems))
 
 
 def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> list[Path]:
-    found = []
+    run_folders = []
     walk = os.walk(top, followlinks=True, onerror=lambda error: problems.append(f"not readable: {error}"))
     for folder, subfolders, files in walk:
         stat = Path(folder).stat()
@@ -100,11 +97,11 @@ def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> 
             continue
         seen.add((stat.st_dev, stat.st_ino))
         if any(name in files for name in RUN_FILES):
-            found.append(Path(folder))
-        elif (Path(folder) / ".hydra" / "overrides.yaml").is_file():
+            run_folders.append(Path(folder))
+        elif (Path(folder) / OVERRIDES).is_file():
             problems.append(f"{Path(folder).name}: a job started here but left no run.json, so it is not listed")
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-    return found
+    return run_folders
 
 
 def _name(path: Path, common: Path) -> str:
@@ -225,16 +222,16 @@ def _overrides(folder: Path) -> tuple[str, ...]:
     import yaml
 
     try:
-        value = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_bytes())
+        value = yaml.safe_load((folder / OVERRIDES).read_bytes())
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return ()
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
-    started = _read_object(folder / "run.json", name, problems)
-    summary = _read_object(folder / "summary.json", name, problems)
-    log = _read_log(folder / "metrics.jsonl", name, problems)
+    started = _read_object(folder / RUN_FILE, name, problems)
+    summary = _read_object(folder / SUMMARY_FILE, name, problems)
+    log = _read_log(folder / METRICS_FILE, name, problems)
     facts, result = started or {}, summary or {}
     epochs = _integer(facts.get("epochs", result.get("epochs")))
     seed = _integer(facts.get("seed", result.get("seed")))
@@ -275,19 +272,17 @@ def _newest(folder: Path) -> float:
 
 def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
     if summary is None:
-        return "damaged" if (folder / "summary.json").exists() else "unfinished"
+        return "damaged" if (folder / SUMMARY_FILE).exists() else "unfinished"
     return str(summary.get("status")) if summary.get("status") in STATUSES else "damaged"
 
 
 def _best(log: tuple[EpochRow, ...], epochs: int | None, summary: Mapping[str, Any]) -> tuple[float | None, int | None]:
-    """The highest validation accuracy and its first epoch; summary.json's word where lines of the log are
-    lost.
-    """
+    """The highest validation accuracy and its first epoch; summary.json's word where lines of the log are lost."""
     known = (_number(summary.get("best_val_accuracy")), _integer(summary.get("best_epoch")))
     if len(log) != epochs and None not in known:
         return known
-    scored = [(epoch.val_accuracy, epoch.epoch) for epoch in log if epoch.val_accuracy is not None]
-    return max(scored, key=lambda pair: (pair[0], -pair[1]), default=(None, None))
+    top = best(log)
+    return (top.val_accuracy, top.epoch) if top else (None, None)
 
 
 def _reason(

@@ -1,5 +1,168 @@
-"""The metrics that runs are compared by."""
+"""The metrics that runs are compared by: how a run has each, how it is written, and where it is shown.
+
+A new one is one more value in `METRICS`, and a word in the text of `harness.report.exports`.
+"""
 
 from __future__ import annotations
 
-METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from statistics import fmean, median
+
+from harness.compare.load import Run
+from harness.record import EpochRow
+
+REPORT, TERMINAL, APART = "report", "terminal", "apart"  # the tables of results; the last is of groups kept apart
+EVERY_TABLE = (REPORT, TERMINAL, APART)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How values are written: `scale` times the value, with `digits` decimals; `suffix` follows a difference's size."""
+
+    name: str
+    scale: float = 1.0
+    digits: int = 1
+    suffix: str = ""
+
+
+ACCURACY, LOSS = Unit("%", 100.0, 2, " points"), Unit("nats", digits=4)
+EPOCHS, SECONDS, SPEED = Unit("epochs"), Unit("seconds"), Unit("images/s", digits=0)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number that every epoch has, a field of `EpochRow`, and the title of its picture."""
+
+    key: str
+    title: str
+    unit: Unit
+
+
+CURVES = (
+    Curve("train_loss", "Training loss", LOSS),
+    Curve("train_accuracy", "Training accuracy", ACCURACY),
+    Curve("val_loss", "Validation loss", LOSS),
+    Curve("val_accuracy", "Validation accuracy", ACCURACY),
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a whole run: `of_run` gives it for a run, which need not have finished, and a target accuracy.
+
+    `key` is its name in files, `title` the head of its column in `tables`. Accuracies are fractions, whatever their
+    unit; None stands for what a run does not have. `to_target` marks what only a run that met the target has.
+    """
+
+    key: str
+    title: str
+    unit: Unit
+    of_run: Callable[[Run, float | None], float | None]
+    tables: tuple[str, ...] = (REPORT,)
+    to_target: bool = False
+    in_runs_csv: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Metric):
+    """A metric whose differences from the baseline are tested.
+
+    It is `name` in sentences and `short` in the table; `measured` says in words what a difference is counted in.
+    """
+
+    name: str
+    short: str
+    measured: str
+    higher_is_better: bool
+
+
+def _late(run: Run) -> list[EpochRow]:
+    """The last tenth of the planned epochs, at least two, as far as there are lines of them."""
+    if run.epochs is None:
+        return []
+    start = run.epochs - max(2, ceil(run.epochs / 10))
+    return [epoch for epoch in run.log if epoch.epoch >= start]
+
+
+def _spread(run: Run) -> float | None:
+    late = [epoch.val_accuracy for epoch in _late(run) if epoch.val_accuracy is not None]
+    return max(late) - min(late) if len(late) > 1 else None
+
+
+def _late_loss(run: Run) -> float | None:
+    """None where an epoch's loss is not finite: leaving it out would flatter a run that diverged."""
+    losses = [epoch.val_loss for epoch in _late(run)]
+    known = [loss for loss in losses if loss is not None]
+    return fmean(known) if known and len(known) == len(losses) else None
+
+
+def _throughput(run: Run) -> float | None:
+    """Median images per second over the epochs that the run trained itself, None if it reused them all."""
+    speeds = [e.images_per_second for e in run.log if not e.reused and e.images_per_second is not None]
+    return median(speeds) if speeds else None
+
+
+def _epochs_to(run: Run, target: float | None) -> int | None:
+    """Epochs trained until the validation accuracy first met the target, None if it never did."""
+    if target is None:
+        return None
+    met = (e.epoch + 1 for e in run.log if e.val_accuracy is not None and e.val_accuracy >= target)
+    return next(met, None)
+
+
+def _seconds_to(run: Run, target: float | None) -> float | None:
+    """The recorded seconds of those epochs, reused ones included; None if any is not recorded."""
+    needed = _epochs_to(run, target)
+    if needed is None:
+        return None
+    seconds = [e.seconds for e in run.log if e.epoch < needed and e.seconds is not None]
+    return sum(seconds) if len(seconds) == needed else None
+
+
+# The only metric that anything is ranked on.
+FINAL_ACCURACY = Compared(
+    "final_val_accuracy",
+    "Val acc. %",
+    ACCURACY,
+    lambda run, _: run.final.val_accuracy if run.final else None,
+    EVERY_TABLE,
+    name="final validation accuracy",
+    short="accuracy",
+    measured="percentage points of final accuracy",
+    higher_is_better=True,
+)
+# A schedule that never settles ends wherever its last epoch happens to throw it: a single epoch's loss says little of
+# the level it moves at, the mean of the last epochs does.
+LATE_LOSS = Compared(
+    "late_val_loss",
+    "Late val loss",
+    LOSS,
+    lambda run, _: _late_loss(run),
+    EVERY_TABLE,
+    in_runs_csv=False,
+    name="late validation loss",
+    short="late loss",
+    measured="nats of late loss, which a last epoch that happened to be good or bad moves little",
+    higher_is_better=False,
+)
+FINAL_LOSS = Metric(
+    "final_val_loss", "Val loss", LOSS, lambda run, _: run.final.val_loss if run.final else None, EVERY_TABLE
+)
+TEST_ACCURACY = Metric("test_accuracy", "Test acc. %", ACCURACY, lambda run, _: run.test_accuracy, (REPORT, TERMINAL))
+EPOCHS_TO_TARGET = Metric("epochs_to_target", "Epochs to target", EPOCHS, _epochs_to, to_target=True)
+METRICS = (
+    FINAL_ACCURACY,
+    Metric("best_val_accuracy", "Best val acc. %", ACCURACY, lambda run, _: run.best_val_accuracy, EVERY_TABLE),
+    FINAL_LOSS,
+    LATE_LOSS,
+    TEST_ACCURACY,
+    Metric("test_loss", "Test loss", LOSS, lambda run, _: run.test_loss, tables=()),
+    EPOCHS_TO_TARGET,
+    Metric("seconds_to_target", "Seconds to target", SECONDS, _seconds_to, to_target=True),
+    Metric("best_epoch", "Best epoch", EPOCHS, lambda run, _: run.best_epoch),
+    Metric("spread", "Late spread, points", ACCURACY, lambda run, _: _spread(run), in_runs_csv=False),
+    Metric("images_per_second", "Images/s", SPEED, lambda run, _: _throughput(run)),
+)
+COMPARED = tuple(metric for metric in METRICS if isinstance(metric, Compared))

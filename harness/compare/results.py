@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
-from statistics import fmean, median
 
 import numpy as np
 
 from harness.compare.groups import Group, Variant
 from harness.compare.load import Run
+from harness.compare.metrics import EPOCHS_TO_TARGET, FINAL_ACCURACY, FINAL_LOSS, METRICS, TEST_ACCURACY, Metric
 from harness.compare.stats import Estimate, estimate, t_quantile
-from harness.record import EpochRow, finite
+from harness.record import finite
 
 DECAY_FACTOR = 0.5  # a drop at least this deep counts as a decay; a smooth schedule has none
 EPOCHS_AFTER = 3  # at most so many epochs at the new rate are waited for before its effect is read
@@ -20,9 +19,7 @@ EPOCHS_AFTER = 3  # at most so many epochs at the new rate are waited for before
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and 95 % interval of a metric over runs, by epoch; `low` and `high` are None where only one run
-    is.
-    """
+    """Mean and 95 % interval of a metric over runs, by epoch; `low` and `high` are None where only one run is."""
 
     epochs: tuple[int, ...]
     n: tuple[int, ...]
@@ -33,31 +30,30 @@ class Band:
 
 @dataclass(frozen=True)
 class Result:
-    """What one variant achieved, each as an estimate over its runs; `compare` explains each."""
+    """What one variant achieved: `values` holds by metric and seed what its runs have, the metric by its key."""
 
     variant: Variant
-    final_val_accuracy: Estimate
-    best_val_accuracy: Estimate
-    final_val_loss: Estimate
-    late_val_loss: Estimate
-    test_accuracy: Estimate
-    test_loss: Estimate
-    best_epoch: Estimate
-    spread: Estimate
-    images_per_second: Estimate
-    epochs_to_target: Estimate
-    seconds_to_target: Estimate
-    reached: int
+    values: Mapping[str, Mapping[int, float]]
+    estimates: Mapping[str, Estimate]
 
     @property
     def label(self) -> str:
         """The variant's label."""
         return self.variant.label
 
+    @property
+    def reached(self) -> int:
+        """The number of its runs that met the target accuracy."""
+        return self.of(EPOCHS_TO_TARGET).n
+
+    def of(self, metric: Metric) -> Estimate:
+        """The mean of a metric over the runs that have it."""
+        return self.estimates[metric.key]
+
 
 @dataclass(frozen=True)
 class Decay:
-    """What happened around one drop of a variant's learning rate; `compare` explains each."""
+    """What happened around one drop of a variant's learning rate; `harness.report.exports` explains each number."""
 
     label: str
     epoch: int
@@ -73,13 +69,13 @@ class Decay:
     baseline_loss_change: Estimate
 
 
-def aggregate(runs: Sequence[Run], metric: str) -> Band:
-    """Mean and 95 % interval of one of `METRICS` over the runs, for every epoch that any of them has."""
+def aggregate(runs: Sequence[Run], curve: str) -> Band:
+    """Mean and 95 % interval of one of `CURVES`, by its key, for every epoch that any of the runs has."""
     length = max((run.log[-1].epoch + 1 for run in runs if run.log), default=0)
     values = np.full((len(runs), length), np.nan)
     for row, run in enumerate(runs):
         for epoch in run.log:
-            value = getattr(epoch, metric)
+            value = getattr(epoch, curve)
             values[row, epoch.epoch] = np.nan if value is None else value
     counts = np.sum(~np.isnan(values), axis=0)
     kept = np.flatnonzero(counts)
@@ -97,95 +93,25 @@ def aggregate(runs: Sequence[Run], metric: str) -> Band:
     )
 
 
-def values_by_seed(variant: Variant, metric: str) -> dict[int, float]:
-    """A metric by seed, without runs where it is not finite: `final_val_accuracy`, `final_val_loss` or
-    `late_val_loss`.
-    """
-    name = metric.removeprefix("final_")
-    late = metric == "late_val_loss"
-    values = {run.seed: _late_loss(run) if late else getattr(run.final, name) for run in variant.runs}
-    return {seed: value for seed, value in values.items() if seed is not None and value is not None}
-
-
-def _over(runs: Iterable[Run], value: Callable[[Run], float | None]) -> Estimate:
-    return estimate([known for known in map(value, runs) if known is not None])
-
-
 def ranked(variants: Sequence[Variant], target: float | None) -> tuple[Result, ...]:
     """Results by mean final validation accuracy; equal ones by validation loss, then by label."""
 
     def rank(result: Result) -> tuple[float, float, str]:
-        accuracy, loss = result.final_val_accuracy.mean, result.final_val_loss.mean
+        accuracy, loss = result.of(FINAL_ACCURACY).mean, result.of(FINAL_LOSS).mean
         return -(accuracy or 0.0), float("inf") if loss is None else loss, result.label
 
     return tuple(sorted((_result(variant, target) for variant in variants), key=rank))
 
 
 def _result(variant: Variant, target: float | None) -> Result:
-    runs = variant.runs
-    met = {run.name: _first_at(run, target) for run in runs}
-    return Result(
-        variant=variant,
-        final_val_accuracy=estimate(list(values_by_seed(variant, "final_val_accuracy").values())),
-        best_val_accuracy=_over(runs, lambda run: run.best_val_accuracy),
-        final_val_loss=estimate(list(values_by_seed(variant, "final_val_loss").values())),
-        late_val_loss=estimate(list(values_by_seed(variant, "late_val_loss").values())),
-        test_accuracy=_over(runs, lambda run: run.test_accuracy),
-        test_loss=_over(runs, lambda run: run.test_loss),
-        best_epoch=_over(runs, lambda run: run.best_epoch),
-        spread=_over(runs, _spread),
-        images_per_second=_over(runs, throughput),
-        epochs_to_target=_over(runs, lambda run: epochs_to(run, target)),
-        seconds_to_target=_over(runs, lambda run: seconds_to(run, target)),
-        reached=sum(epoch is not None for epoch in met.values()),
-    )
+    values = {metric.key: values_by_seed(variant, metric, target) for metric in METRICS}
+    return Result(variant, values, {key: estimate(list(by_seed.values())) for key, by_seed in values.items()})
 
 
-def _late(run: Run) -> list[EpochRow]:
-    """The last tenth of the planned epochs, at least two, as far as there are lines of them."""
-    assert run.epochs is not None
-    start = run.epochs - max(2, ceil(run.epochs / 10))
-    return [epoch for epoch in run.log if epoch.epoch >= start]
-
-
-def _spread(run: Run) -> float | None:
-    late = [epoch.val_accuracy for epoch in _late(run) if epoch.val_accuracy is not None]
-    return max(late) - min(late) if len(late) > 1 else None
-
-
-def _late_loss(run: Run) -> float | None:
-    """None where an epoch's loss is not finite: leaving it out would flatter a run that diverged."""
-    losses = [epoch.val_loss for epoch in _late(run)]
-    known = [loss for loss in losses if loss is not None]
-    return fmean(known) if known and len(known) == len(losses) else None
-
-
-def throughput(run: Run) -> float | None:
-    """Median images per second over the epochs that the run trained itself, None if it reused them all."""
-    rates = [e.images_per_second for e in run.log if not e.reused and e.images_per_second is not None]
-    return median(rates) if rates else None
-
-
-def _first_at(run: Run, target: float | None) -> int | None:
-    if target is None:
-        return None
-    met = (e.epoch for e in run.log if e.val_accuracy is not None and e.val_accuracy >= target)
-    return next(met, None)
-
-
-def epochs_to(run: Run, target: float | None) -> int | None:
-    """Epochs trained until the validation accuracy first met the target, None if it never did."""
-    first = _first_at(run, target)
-    return None if first is None else first + 1
-
-
-def seconds_to(run: Run, target: float | None) -> float | None:
-    """The recorded seconds of those epochs, reused ones included; None if any is not recorded."""
-    needed = epochs_to(run, target)
-    if needed is None:
-        return None
-    seconds = [e.seconds for e in run.log if e.epoch < needed and e.seconds is not None]
-    return sum(seconds) if len(seconds) == needed else None
+def values_by_seed(variant: Variant, metric: Metric, target: float | None) -> dict[int, float]:
+    """A metric by seed, without the runs that do not have it."""
+    values = {run.seed: metric.of_run(run, target) for run in variant.runs}
+    return {seed: value for seed, value in values.items() if seed is not None and value is not None}
 
 
 def rates(variant: Variant) -> dict[int, Mapping[str, float]]:
@@ -206,12 +132,13 @@ def decay_factors(variant: Variant) -> dict[int, float]:
     return factors
 
 
-def decays(variant: Variant, baseline: Variant | None) -> list[Decay]:
-    """What each decay of the variant did, beside what the baseline did over the same epochs."""
+def decays(result: Result, baseline: Result | None) -> list[Decay]:
+    """What each decay of a variant did, beside what the baseline did over the same epochs."""
+    variant = result.variant
     factors = decay_factors(variant)
     starts = sorted(factors)
     ends = [*starts[1:], variant.runs[0].epochs or 0]
-    others = () if baseline is None or baseline is variant else baseline.runs
+    others = () if baseline is None or baseline is result else baseline.variant.runs
     return [
         _decay(variant, others, epoch, factors[epoch], min(EPOCHS_AFTER, end - epoch))
         for epoch, end in zip(starts, ends, strict=False)
@@ -289,7 +216,7 @@ def _point(group: Group, result: Result) -> BudgetPoint:
         epochs=group.epochs,
         seeds=len(result.variant.runs),
         decays=tuple(sorted(decay_factors(result.variant))),
-        final_val_accuracy=result.final_val_accuracy,
-        final_val_loss=result.final_val_loss,
-        test_accuracy=result.test_accuracy,
+        final_val_accuracy=result.of(FINAL_ACCURACY),
+        final_val_loss=result.of(FINAL_LOSS),
+        test_accuracy=result.of(TEST_ACCURACY),
     )

@@ -60,9 +60,7 @@ class Paired:
 
     @property
     def smallest_permutation_p(self) -> float | None:
-        """The least p that the permutation test can give with so many seeds, 2 / 2^n; None below two
-        seeds.
-        """
+        """The least p that the permutation test can give with so many seeds, 2 / 2^n; None below two seeds."""
         n = len(self.seeds)
         return 2.0 / 2.0**n if n >= 2 else None
 

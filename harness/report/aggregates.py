@@ -16,7 +16,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2 as layouts
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from harness.compare.groups import Group, Variant
-from harness.compare.metrics import METRICS
+from harness.compare.metrics import CURVES
 from harness.compare.results import aggregate, rates
 from harness.errors import UserError
 from harness.files import write_atomic
@@ -107,8 +107,8 @@ def _scalars(variant: Variant) -> dict[int, list[tuple[str, float]]]:
     scalars: dict[int, list[tuple[str, float]]] = defaultdict(list)
     for epoch, lr in rates(variant).items():
         scalars[epoch] += [(mean_tag(f"lr/{group}"), rate) for group, rate in lr.items()]
-    for metric in METRICS:
-        tag, band = metric.replace("_", "/", 1), aggregate(variant.runs, metric)
+    for curve in CURVES:
+        tag, band = curve.key.replace("_", "/", 1), aggregate(variant.runs, curve.key)
         low_tag, high_tag = band_tags(tag)
         has_band = max(band.n, default=0) > 1
         for epoch, mean, low, high in zip(band.epochs, band.mean, band.low, band.high, strict=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 ROWS = 25  # of a table; the rest are counted
 
@@ -51,6 +53,23 @@ class Picture:
 
     name: str
     caption: str
+
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column of a table: its title, and how its cell follows from what a row is about."""
+
+    title: str
+    cell: Callable[[Row], Cell]
+
+
+def table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
+    """The table that has a row for each of `rows`."""
+    cells = tuple(tuple(column.cell(row) for column in columns) for row in rows)
+    return Table(tuple(column.title for column in columns), cells)
 
 
 Block = Heading | Paragraph | Bullets | Table | Picture

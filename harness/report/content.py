@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from harness.compare.comparison import Comparison, Difference
-from harness.compare.groups import Group, setting_text
-from harness.compare.results import DECAY_FACTOR, Decay, Result
+from harness.compare.groups import Group, Variant, setting_text
+from harness.compare.metrics import ACCURACY, APART, COMPARED, LOSS, METRICS, REPORT, Metric, Unit
+from harness.compare.results import DECAY_FACTOR, BudgetPoint, Decay, Result
 from harness.compare.stats import Estimate
 from harness.errors import plural
 from harness.report import words
-from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
+from harness.report.blocks import ROWS, Block, Bullets, Cell, Column, Heading, Paragraph, Picture, Table, table
 
 KEPT_APART = 10  # groups that get a table each
 
@@ -35,9 +36,9 @@ def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[B
 
 def scope(comparison: Comparison) -> str:
     """What is compared: how many runs, of what, and what was left aside."""
-    main, found = comparison.main, len(comparison.runs.runs)
+    main, runs = comparison.main, plural(len(comparison.runs), "run")
     if main is None:
-        return f"{plural(found, 'run')} found, none of which can be counted."
+        return f"{runs} found, none of which can be counted."
     seeds = {seed for variant in main.variants for seed in variant.seeds}
     known = {"model.name": "model", "data.name": "data", "optimizer._target_": "optimizer"}
     facts = [f"{name} {main.identity[key]}" for key, name in known.items() if key in main.identity]
@@ -53,7 +54,7 @@ def scope(comparison: Comparison) -> str:
     rest = [f"{lengths:,} with other numbers of epochs in the budget curve"] if lengths else []
     rest += [f"{apart:,} kept apart as not comparable"] if apart else []
     rest += [f"{len(comparison.left_out):,} left out"] if comparison.left_out else []
-    aside = f" Of {plural(found, 'run')} found, {words.listed(rest)}." if rest else ""
+    aside = f" Of {runs} found, {words.listed(rest)}." if rest else ""
     return " ".join(filter(None, (f"{', '.join(parts)}.{aside}", words.sharing(comparison))))
 
 
@@ -61,151 +62,124 @@ def _bullets(items: Sequence[str]) -> list[Block]:
     return [Bullets(tuple(items))] if items else []
 
 
-def _cut(rows: Sequence[tuple[Cell, ...]], what: str) -> list[Block]:
-    """A sentence that says how many rows a table leaves out, where it does."""
-    if len(rows) <= ROWS:
-        return []
-    more = len(rows) - ROWS
-    return [Paragraph(f"{more:,} more {what} are in comparison.json; runs.csv has every run.")]
+def not_shown(count: int, what: str, place: str = "comparison.json; runs.csv has every run") -> list[str]:
+    """A sentence that says how many of the `count` rows a table leaves out, where it does."""
+    return [f"{count - ROWS:,} more {what} in {place}."] if count > ROWS else []
 
 
-def result_columns() -> tuple[str, ...]:
-    """Titles of the main table."""
-    return (
-        "Schedule",
-        "Seeds",
-        "Val acc. %",
-        "Best val acc. %",
-        "Val loss",
-        "Late val loss",
-        "Test acc. %",
-        "Epochs to target",
-        "Seconds to target",
-        "Best epoch",
-        "Late spread, points",
-        "Images/s",
-    )
+def _number(value: int) -> Cell:
+    return Cell(str(value), value)
 
 
-def result_row(result: Result, baseline: str | None) -> tuple[Cell, ...]:
-    """A result as a row of the main table."""
-    mark, total = " (baseline)" if result.label == baseline else "", len(result.variant.runs)
-    return (
-        Cell(result.label + mark),
-        Cell(str(total), total),
-        Cell(words.percent(result.final_val_accuracy), result.final_val_accuracy.mean),
-        Cell(words.percent(result.best_val_accuracy), result.best_val_accuracy.mean),
-        Cell(_loss(result.final_val_loss, total), result.final_val_loss.mean),
-        Cell(_loss(result.late_val_loss, total), result.late_val_loss.mean),
-        Cell(words.percent(result.test_accuracy), result.test_accuracy.mean),
-        Cell(words.target_text(result, result.epochs_to_target, 1), result.epochs_to_target.mean),
-        Cell(words.target_text(result, result.seconds_to_target, 1), result.seconds_to_target.mean),
-        Cell(words.with_half_width(result.best_epoch, 1), result.best_epoch.mean),
-        Cell(words.percent(result.spread), result.spread.mean),
-        Cell(words.with_half_width(result.images_per_second, 0), result.images_per_second.mean),
-    )
+def _mean(value: Estimate, unit: Unit) -> Cell:
+    return Cell(words.written(value, unit), value.mean)
 
 
-def _loss(value: Estimate, total: int) -> str:
-    return words.of_runs(words.loss(value), value.n, total)
+def _change(value: Estimate, unit: Unit) -> Cell:
+    return Cell(words.change(value, unit), value.mean)
+
+
+def _p(value: float | None) -> Cell:
+    return Cell(words.p_text(value), value)
+
+
+def results_table(results: Iterable[Result], where: str, baseline: str | None = None) -> Table:
+    """The table of results for one of `harness.compare.metrics.EVERY_TABLE`."""
+
+    def metric_column(metric: Metric) -> Column[Result]:
+        return Column(metric.title, lambda result: Cell(words.metric_text(result, metric), result.of(metric).mean))
+
+    columns = [
+        Column[Result]("Schedule", lambda r: Cell(f"{r.label} (baseline)" if r.label == baseline else r.label)),
+        Column("Seeds", lambda result: _number(len(result.variant.runs))),
+        *(metric_column(metric) for metric in METRICS if where in metric.tables),
+    ]
+    return table(columns, results)
 
 
 def _results(comparison: Comparison) -> list[Block]:
     if not comparison.results:
         return []
-    baseline = comparison.baseline
-    rows = tuple(result_row(result, baseline) for result in comparison.leading(ROWS))
     legend = (
         "Mean ± half width of the 95 % interval (Student's t) over the seeds. Ranked by final validation "
         "accuracy; the test accuracy is shown and never ranked on. Losses are in nats. Best epoch counts "
         "from 0. Late val loss: mean validation loss over the last tenth of the epochs (at least two). Late "
         f"spread: highest less lowest validation accuracy in the same epochs. {words.target_note(comparison)}"
     )
-    cut = len(comparison.results) - len(rows)
-    more = [Paragraph(f"{cut:,} more schedules are in comparison.json; runs.csv has every run.")] if cut else []
-    return [Heading("Results"), Table(result_columns(), rows), *more, Paragraph(legend)]
+    shown = results_table(comparison.leading(ROWS), REPORT, comparison.baseline)
+    more = [Paragraph(text) for text in not_shown(len(comparison.results), "schedules are")]
+    return [Heading("Results"), shown, *more, Paragraph(legend)]
+
+
+_DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
+    Column("Alternative", lambda difference: Cell(difference.label)),
+    Column("Metric", lambda difference: Cell(difference.metric.short)),
+    Column("Seeds", lambda difference: _number(len(difference.paired.seeds))),
+    Column("Difference [95 % interval]", lambda d: _change(d.paired.estimate, d.metric.unit)),
+    Column("p, paired t", lambda difference: _p(difference.paired.p_t)),
+    Column("p, permutation", lambda difference: _p(difference.paired.p_permutation)),
+    Column("p, Holm", lambda difference: _p(difference.p_holm)),
+    Column("Verdict", lambda difference: Cell(difference.verdict)),
+)
 
 
 def _differences(comparison: Comparison) -> list[Block]:
     if comparison.baseline is None:
         return []
     rank = {result.label: place for place, result in enumerate(comparison.results)}
-    ordered = sorted(comparison.differences, key=lambda d: (d.metric == "late_val_loss", rank[d.label]))
-    rows = [_difference_row(difference) for difference in ordered]
-    columns = (
-        "Alternative",
-        "Metric",
-        "Seeds",
-        "Difference [95 % interval]",
-        "p, paired t",
-        "p, permutation",
-        "p, Holm",
-        "Verdict",
-    )
-    accuracy = rows[: len(rows) // 2]
-    loss = rows[len(rows) // 2 :]
-    table = Table(columns, (*accuracy[:ROWS], *loss[:ROWS]))
+    ordered = sorted(comparison.differences, key=lambda difference: rank[difference.label])
+    rows = [row for metric in COMPARED for row in [d for d in ordered if d.metric is metric][:ROWS]]
+    both = "both" if len(COMPARED) == 2 else "all"
     text = (
-        "Alternative less baseline, paired by seed, in percentage points of final accuracy and nats of late loss, "
-        "which a last epoch that happened to be good or bad moves little. "
+        f"Alternative less baseline, paired by seed, in {words.listed([metric.measured for metric in COMPARED])}. "
         f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
-        f"{plural(comparison.tests, 'test')} of this table, both metrics together. The intervals are "
+        f"{plural(comparison.tests, 'test')} of this table, {both} metrics together. The intervals are "
         "not corrected."
     )
     return [
         Heading(f"Differences from {comparison.baseline}"),
-        table,
-        *_cut(accuracy, "alternatives"),
+        table(_DIFFERENCE_COLUMNS, rows),
+        *(Paragraph(sentence) for sentence in not_shown(len(comparison.results) - 1, "alternatives are")),
         Paragraph(text),
     ]
 
 
-def _difference_row(difference: Difference) -> tuple[Cell, ...]:
-    pair, metric = difference.paired, difference.metric
-    unit = "late loss" if metric == "late_val_loss" else "accuracy"
-    return (
-        Cell(difference.label),
-        Cell(unit),
-        Cell(str(len(pair.seeds)), len(pair.seeds)),
-        Cell(words.change(pair.estimate, metric), pair.estimate.mean),
-        Cell(words.p_text(pair.p_t), pair.p_t),
-        Cell(words.p_text(pair.p_permutation), pair.p_permutation),
-        Cell(words.p_text(difference.p_holm), difference.p_holm),
-        Cell(difference.verdict),
-    )
+_BUDGET_COLUMNS: tuple[Column[BudgetPoint], ...] = (
+    Column("Schedule", lambda point: Cell(point.label)),
+    Column("Epochs in all", lambda point: _number(point.epochs)),
+    Column("Decays at", lambda point: Cell(words.listed([str(epoch) for epoch in point.decays]))),
+    Column("Seeds", lambda point: _number(point.seeds)),
+    Column("Val acc. %", lambda point: _mean(point.final_val_accuracy, ACCURACY)),
+    Column("Val loss", lambda point: _mean(point.final_val_loss, LOSS)),
+    Column("Test acc. %", lambda point: _mean(point.test_accuracy, ACCURACY)),
+)
 
 
 def _budget(comparison: Comparison) -> list[Block]:
     if not comparison.budget:
         return []
-    rows = [
-        (
-            Cell(point.label),
-            Cell(str(point.epochs), point.epochs),
-            Cell(words.listed([str(epoch) for epoch in point.decays])),
-            Cell(str(point.seeds), point.seeds),
-            Cell(words.percent(point.final_val_accuracy), point.final_val_accuracy.mean),
-            Cell(words.loss(point.final_val_loss), point.final_val_loss.mean),
-            Cell(words.percent(point.test_accuracy), point.test_accuracy.mean),
-        )
-        for point in comparison.budget
-    ]
-    columns = ("Schedule", "Epochs in all", "Decays at", "Seeds", "Val acc. %", "Val loss", "Test acc. %")
     text = "What each total number of epochs brought, each with its own decays; nothing else differs between the rows."
-    return [Heading("What a budget of epochs buys"), Paragraph(text), Table(columns, tuple(rows))]
+    return [Heading("What a budget of epochs buys"), Paragraph(text), table(_BUDGET_COLUMNS, comparison.budget)]
+
+
+_SCHEDULE_COLUMNS: tuple[Column[Variant], ...] = (
+    Column("Schedule", lambda variant: Cell(variant.label)),
+    Column("Class", lambda variant: Cell(variant.target)),
+    Column("Settings", lambda variant: Cell(_settings(variant))),
+    Column("Seeds", lambda variant: Cell(words.listed([str(seed) for seed in variant.seeds], 12))),
+)
 
 
 def _schedules(comparison: Comparison) -> list[Block]:
     if not comparison.results:
         return []
-    rows = []
-    for result in comparison.leading(ROWS):
-        variant = result.variant
-        settings = {**variant.arguments, **variant.settings}
-        text = ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items())
-        seeds = words.listed([str(seed) for seed in variant.seeds], 12)
-        rows.append((Cell(variant.label), Cell(variant.target), Cell(text or words.NOTHING), Cell(seeds)))
-    return [Heading("Schedules"), Table(("Schedule", "Class", "Settings", "Seeds"), tuple(rows))]
+    variants = [result.variant for result in comparison.leading(ROWS)]
+    return [Heading("Schedules"), table(_SCHEDULE_COLUMNS, variants)]
+
+
+def _settings(variant: Variant) -> str:
+    settings = {**variant.arguments, **variant.settings}
+    return ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or words.NOTHING
 
 
 def _apart(comparison: Comparison) -> list[Block]:
@@ -219,16 +193,13 @@ def _apart(comparison: Comparison) -> list[Block]:
             "compared with them. To compare them among themselves, give their folders alone."
         ),
     ]
-    columns = result_columns()[:6]
     for number, (group, results) in enumerate(apart[:KEPT_APART], start=1):
-        rows = tuple(result_row(result, None)[:6] for result in results[:ROWS])
         blocks += [
             Heading(f"Group {number}: {plural(group.size, 'run')}", 3),
             Bullets(tuple(_difference_lines(group))),
-            Table(columns, rows),
+            results_table(results[:ROWS], APART),
+            *(Paragraph(text) for text in not_shown(len(results), "schedules are", "comparison.json")),
         ]
-        if len(results) > ROWS:
-            blocks.append(Paragraph(f"{len(results) - ROWS:,} more schedules are in comparison.json."))
     if len(apart) > KEPT_APART:
         more = len(apart) - KEPT_APART
         blocks.append(Paragraph(f"{plural(more, 'more group')} in comparison.json."))
@@ -248,7 +219,7 @@ def _value(value: object) -> str:
 
 def left_out_lines(comparison: Comparison, most: int) -> list[str]:
     """The runs that are in no statistic, with the reason; at most so many, the rest are counted."""
-    runs = {run.name: run for run in comparison.runs.runs}
+    runs = {run.name: run for run in comparison.runs}
     lines = []
     for name, reason in list(comparison.left_out.items())[:most]:
         status = "" if runs[name].status in reason or runs[name].counts else f"{runs[name].status}: "
@@ -262,7 +233,7 @@ def _left_out(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = []
     if comparison.left_out:
         blocks += [Heading("Runs left out of the statistics"), *_bullets(left_out_lines(comparison, ROWS))]
-    problems = comparison.runs.problems
+    problems = comparison.problems
     if problems:
         more = len(problems) - ROWS
         lines = [*problems[:ROWS], *([f"{more:,} more in comparison.json"] if more > 0 else [])]
@@ -294,6 +265,20 @@ def _method(comparison: Comparison) -> list[Block]:
     ]
 
 
+_DECAY_COLUMNS: tuple[Column[Decay], ...] = (
+    Column("Schedule", lambda decay: Cell(decay.label)),
+    Column("Epoch", lambda decay: _number(decay.epoch)),
+    Column("Rate times", lambda decay: Cell(f"{decay.factor:.3g}", decay.factor)),
+    Column("Epochs after", lambda decay: _number(decay.epochs_after)),
+    Column("Val acc. %", lambda decay: _from_to(decay.accuracy_before, decay.accuracy_after, ACCURACY)),
+    Column("Change, points", lambda decay: _change(decay.accuracy_change, ACCURACY)),
+    Column("Baseline's, points", lambda decay: _change(decay.baseline_accuracy_change, ACCURACY)),
+    Column("Val loss", lambda decay: _from_to(decay.loss_before, decay.loss_after, LOSS)),
+    Column("Change, nats", lambda decay: _change(decay.loss_change, LOSS)),
+    Column("Baseline's, nats", lambda decay: _change(decay.baseline_loss_change, LOSS)),
+)
+
+
 def decay_blocks(comparison: Comparison) -> list[Block]:
     """Heading, table and explanation; nothing without results."""
     if not comparison.results:
@@ -307,22 +292,9 @@ def decay_blocks(comparison: Comparison) -> list[Block]:
     )
     if not comparison.decays:
         return [Heading("What each decay did"), Paragraph(f"No schedule has a decay. {rule}")]
-    columns = (
-        "Schedule",
-        "Epoch",
-        "Rate times",
-        "Epochs after",
-        "Val acc. %",
-        "Change, points",
-        "Baseline's, points",
-        "Val loss",
-        "Change, nats",
-        "Baseline's, nats",
-    )
-    rows = tuple(_decay_row(decay) for decay in _shown(comparison.decays))
-    more = len(comparison.decays) - len(rows)
-    cut = [Paragraph(f"{plural(more, 'more decay', 'more decays')} in comparison.json.")] if more else []
-    return [Heading("What each decay did"), Table(columns, rows), *cut, Paragraph(rule)]
+    more = len(comparison.decays) - ROWS
+    cut = [Paragraph(f"{plural(more, 'more decay', 'more decays')} in comparison.json.")] if more > 0 else []
+    return [Heading("What each decay did"), table(_DECAY_COLUMNS, _shown(comparison.decays)), *cut, Paragraph(rule)]
 
 
 def _shown(decays: Sequence[Decay]) -> list[Decay]:
@@ -338,23 +310,7 @@ def _shown(decays: Sequence[Decay]) -> list[Decay]:
     return [decays[place] for place in sorted(place for _, place in sorted(turns)[:ROWS])]
 
 
-def _decay_row(decay: Decay) -> tuple[Cell, ...]:
-    accuracy, loss = "accuracy", "loss"
-    return (
-        Cell(decay.label),
-        Cell(str(decay.epoch), decay.epoch),
-        Cell(f"{decay.factor:.3g}", decay.factor),
-        Cell(str(decay.epochs_after), decay.epochs_after),
-        Cell(_from_to(decay.accuracy_before, decay.accuracy_after, accuracy), decay.accuracy_after.mean),
-        Cell(words.change(decay.accuracy_change, accuracy), decay.accuracy_change.mean),
-        Cell(words.change(decay.baseline_accuracy_change, accuracy), decay.baseline_accuracy_change.mean),
-        Cell(_from_to(decay.loss_before, decay.loss_after, loss), decay.loss_after.mean),
-        Cell(words.change(decay.loss_change, loss), decay.loss_change.mean),
-        Cell(words.change(decay.baseline_loss_change, loss), decay.baseline_loss_change.mean),
-    )
-
-
-def _from_to(before: Estimate, after: Estimate, metric: str) -> str:
+def _from_to(before: Estimate, after: Estimate, unit: Unit) -> Cell:
     if before.mean is None or after.mean is None:
-        return words.NOTHING
-    return f"{words.amount(before.mean, metric)} → {words.amount(after.mean, metric)}"
+        return Cell(words.NOTHING, after.mean)
+    return Cell(f"{words.amount(before.mean, unit)} → {words.amount(after.mean, unit)}", after.mean)

@@ -1,46 +1,93 @@
-"""comparison.json: a comparison as plain values; `harness.compare.comparison` explains every key."""
+"""What other programs read of a comparison: comparison.json and runs.csv.
+
+`comparison.json` is `to_json(compare(load_runs(folders)))`. A number that does not exist or is not finite is null.
+Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %. An estimate is
+{n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
+
+    ranking: the only metric that anything is ranked on
+    target
+      accuracy, chosen: the accuracy for `epochs_to_target` and how it was chosen
+    baseline
+      label, chosen: label null when there is nothing to compare
+    main: the largest group of comparable runs, null without any
+      epochs, identity
+      schedules: best first; from final_val_accuracy to seconds_to_target estimates
+        label, scheduler, target, arguments, settings, seeds, runs
+        final_val_accuracy, best_val_accuracy, final_val_loss, test_accuracy, test_loss, best_epoch
+        late_val_loss: mean validation loss over the last tenth of the epochs (at least two)
+        spread: highest less lowest validation accuracy of the same epochs
+        images_per_second: a run's median over epochs that it trained itself
+        epochs_to_target, seconds_to_target: trained until the target was first met
+        reached: number of runs that met the target
+    tests: size of the Holm family: every difference below that has a p value
+    differences: alternative less baseline, paired by seed
+      label, seeds, mean, low, high, sd, p_t, p_permutation, smallest_permutation_p, p_holm
+      metric: final_val_accuracy or late_val_loss
+      differences, unpaired: by seed; seeds that only one has
+      verdict: better, worse, undecided or no claim
+      seeds_needed: in all, for 80 % power at level 0.05 / tests; null if decided or out of reach
+    leader: the best schedule less the runner-up, chosen after the fact; null with fewer than two schedules
+      label, runner_up, seeds, mean, low, high
+    decays: a decay is a learning rate at most half of the epoch before; from accuracy_before on estimates
+      label, factor
+      epoch, epochs_after: the first at the new rate; trained at it before looking, at most 3
+      accuracy_before, accuracy_after, accuracy_change, loss_before, loss_after, loss_change
+      baseline_accuracy_change, baseline_loss_change: over the same epochs
+    curves: of the schedules in curves.png, by label
+      *
+        train_loss, train_accuracy, val_loss, val_accuracy
+          epochs, n, mean, low, high
+    apart: groups that cannot be compared with the main one
+      epochs, identity, schedules
+      differs: {key: [main group's value, this group's]}
+    budget: if a schedule was trained for three lengths or more, in runs that differ in nothing else
+      label, epochs, seeds, decays: a schedule and a length; the epochs of its decays
+      final_val_accuracy, final_val_loss, test_accuracy: estimates
+    sharing
+      trained, reused: epochs of all runs that left a summary
+    left_out: {name of run: why it is in no statistic}
+    equal_plans: sets of labels that have the same learning rate in every epoch; they are not merged
+    problems: what was not sound in the files, sentences
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
-from harness.compare.comparison import CURVES, Comparison, Difference
+from harness.compare.comparison import DRAWN, Comparison, Difference
 from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
-from harness.compare.metrics import METRICS
-from harness.compare.results import Band, Result, aggregate, epochs_to, seconds_to, throughput
-from harness.compare.stats import Estimate
+from harness.compare.metrics import CURVES, FINAL_ACCURACY, METRICS
+from harness.compare.results import Result, aggregate
 from harness.record import finite, flatten
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become
-    null.
-    """
+    """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become null."""
     main = comparison.main
     document = {
-        "ranking": "final_val_accuracy",
+        "ranking": FINAL_ACCURACY.key,
         "target": {"accuracy": comparison.target_accuracy, "chosen": comparison.target_chosen},
         "baseline": {"label": comparison.baseline, "chosen": comparison.baseline_chosen},
         "main": None if main is None else _group(main, comparison.results),
         "tests": comparison.tests,
         "differences": [_difference(difference) for difference in comparison.differences],
         "leader": _leader(comparison),
-        "decays": [_fields(decay) for decay in comparison.decays],
-        "curves": {result.label: _curves(result) for result in comparison.leading(CURVES)},
+        "decays": [asdict(decay) for decay in comparison.decays],
+        "curves": {result.label: _curves(result) for result in comparison.leading(DRAWN)},
         "apart": [
             {**_group(group, results), "differs": {key: list(pair) for key, pair in group.differs.items()}}
             for group, results in comparison.apart
         ],
-        "budget": [_fields(point) for point in comparison.budget],
+        "budget": [asdict(point) for point in comparison.budget],
         "sharing": {"trained": comparison.epochs_trained, "reused": comparison.epochs_reused},
         "left_out": comparison.left_out,
         "equal_plans": comparison.equal_plans,
-        "problems": comparison.runs.problems,
+        "problems": comparison.problems,
     }
     plain: dict[str, Any] = _plain(document)
     return plain
@@ -54,12 +101,6 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def _fields(record: Any) -> dict[str, Any]:
-    """A flat dataclass as a dictionary, its estimates and bands with it."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    return {name: _fields(value) if isinstance(value, Estimate | Band) else value for name, value in values.items()}
-
-
 def _group(group: Group, results: tuple[Result, ...]) -> dict[str, Any]:
     return {
         "epochs": group.epochs,
@@ -70,8 +111,8 @@ def _group(group: Group, results: tuple[Result, ...]) -> dict[str, Any]:
 
 def _result(result: Result) -> dict[str, Any]:
     variant = result.variant
-    values = _fields(result)
-    del values["variant"]
+    # What depends on the target comes last, beside how many runs met it.
+    metrics = sorted(METRICS, key=lambda metric: metric.to_target)
     return {
         "label": variant.label,
         "scheduler": variant.scheduler,
@@ -80,7 +121,8 @@ def _result(result: Result) -> dict[str, Any]:
         "settings": variant.settings,
         "seeds": variant.seeds,
         "runs": [run.name for run in variant.runs],
-        **values,
+        **{metric.key: asdict(result.of(metric)) for metric in metrics},
+        "reached": result.reached,
     }
 
 
@@ -89,7 +131,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
     shape = pair.estimate
     return {
         "label": difference.label,
-        "metric": difference.metric,
+        "metric": difference.metric.key,
         "seeds": pair.seeds,
         "differences": pair.differences,
         "unpaired": difference.unpaired,
@@ -123,7 +165,7 @@ def _leader(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _curves(result: Result) -> dict[str, Any]:
-    return {metric: _fields(aggregate(result.variant.runs, metric)) for metric in METRICS}
+    return {curve.key: asdict(aggregate(result.variant.runs, curve.key)) for curve in CURVES}
 
 
 def runs_csv(comparison: Comparison) -> str:
@@ -134,7 +176,7 @@ def runs_csv(comparison: Comparison) -> str:
         for variant in group.variants
         for run in variant.runs
     }
-    rows = [_run_row(run, comparison, places.get(run.name)) for run in comparison.runs.runs]
+    rows = [_run_row(run, comparison, places.get(run.name)) for run in comparison.runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -145,7 +187,7 @@ def runs_csv(comparison: Comparison) -> str:
 
 def _run_row(run: Run, comparison: Comparison, place: tuple[int, str] | None) -> dict[str, Any]:
     final = run.final
-    target = comparison.target_accuracy
+    values = {m.key: m.of_run(run, comparison.target_accuracy) for m in METRICS if m.in_runs_csv}
     settings = {**flatten(run.arguments, "scheduler.", lists=True), **run.identity}
     return {
         "run": run.name,
@@ -156,17 +198,10 @@ def _run_row(run: Run, comparison: Comparison, place: tuple[int, str] | None) ->
         "reason": comparison.left_out.get(run.name, ""),
         "seed": run.seed,
         "epochs": run.epochs,
-        "final_val_accuracy": final.val_accuracy if final else None,
-        "final_val_loss": final.val_loss if final else None,
-        "best_val_accuracy": run.best_val_accuracy,
-        "best_epoch": run.best_epoch,
+        **{key: values[key] for key in ("final_val_accuracy", "final_val_loss", "best_val_accuracy", "best_epoch")},
         "final_train_accuracy": final.train_accuracy if final else None,
         "final_train_loss": final.train_loss if final else None,
-        "test_accuracy": run.test_accuracy,
-        "test_loss": run.test_loss,
-        "epochs_to_target": epochs_to(run, target),
-        "seconds_to_target": seconds_to(run, target),
-        "images_per_second": throughput(run),
+        **values,
         "seconds": run.seconds,
         "epochs_trained": run.epochs_trained,
         "epochs_reused": run.epochs_reused,

@@ -1,4 +1,4 @@
-"""The pictures of a report: learning rates, curves with bands, heat map. Drawn without pyplot, as PNG and SVG.
+"""The pictures of a report, as PNG and SVG, drawn without pyplot: rates, curves with bands, heat map, budget.
 
 The baseline is drawn in the colour of the text.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from harness.compare.comparison import CURVES, Comparison
-from harness.compare.grid import Grid
-from harness.compare.results import Band, BudgetPoint, Result, aggregate, decay_factors, rates
+from harness.compare.comparison import DRAWN, Comparison
+from harness.compare.grid import find_grid
+from harness.compare.metrics import ACCURACY, CURVES, Curve, Unit
+from harness.compare.results import Band, Result, aggregate, decay_factors, rates
 from harness.views.style import COLOURS, DASHES, MARKERS, png
 
 INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a colour of its own
@@ -42,18 +43,13 @@ _STYLE: Any = {  # matplotlib's stubs name every key, differently in each releas
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "grid.color": INK,
 }
-_PANELS = (
-    ("val_accuracy", "Validation accuracy", "%"),
-    ("val_loss", "Validation loss", "nats"),
-    ("train_accuracy", "Training accuracy", "%"),
-    ("train_loss", "Training loss", "nats"),
-)
 
 
 @dataclass(frozen=True)
 class Drawing:
     """One picture: PNG on white for files, SVG on nothing for pages (it takes the page's text colour)."""
 
+    caption: str
     png: bytes
     svg: str
 
@@ -71,7 +67,7 @@ class _Line:
 
 
 def _lines(comparison: Comparison) -> list[_Line]:
-    results, lines, other = comparison.leading(CURVES), [], 0
+    results, lines, other = comparison.leading(DRAWN), [], 0
     for place, result in enumerate(results):
         label = _label(result.label)
         # Schedules share epochs, so what is drawn later is thinner and leaves the line below visible.
@@ -86,17 +82,21 @@ def _lines(comparison: Comparison) -> list[_Line]:
 
 
 def _label(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar would start a formula, a leading underscore hides an
-    entry.
-    """
+    """Text that matplotlib shows as it is: a dollar would start a formula, a leading underscore hides an entry."""
     # Schedules are often told apart by the end of their label, so the middle goes.
     half = (_LABEL_LENGTH - 3) // 2
     short = text if len(text) <= _LABEL_LENGTH else f"{text[:half]}...{text[-half:]}"
     return short.replace("$", r"\$").replace("_", " _", 1 if short.startswith("_") else 0)
 
 
+def _not_drawn(comparison: Comparison) -> str:
+    left = len(comparison.results) - len(comparison.leading(DRAWN))
+    return f" The {left:,} lower ranked schedules are not drawn." if left else ""
+
+
 def draw_rates(comparison: Comparison) -> Drawing:
     """Learning rate by epoch; parameter groups that have a rate of their own get a line of their own."""
+    caption = f"Learning rate that each epoch was trained with.{_not_drawn(comparison)}"
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -121,73 +121,54 @@ def draw_rates(comparison: Comparison) -> Drawing:
         axes.set_title("Learning rate of each epoch")
         _epoch_axis(axes)
         _legend(figure, axes.get_legend_handles_labels()[0])
-        return _drawing(figure, "lr")
+        return _drawing(figure, "lr", caption)
 
 
 def draw_curves(comparison: Comparison) -> Drawing:
     """Mean curves with the 95 % interval over seeds; a triangle marks each decay."""
+    caption = (
+        "Mean over the seeds; the band is the 95 % interval (Student's t). A triangle marks a decay. Where "
+        f"the first epochs would flatten the rest, they are cut off.{_not_drawn(comparison)}"
+    )
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.5, 7.2), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True).flat
         lines = _lines(comparison)
-        for axes, (metric, title, unit) in zip(panels, _PANELS, strict=True):
-            bands = [_draw_band(axes, line, metric, 100.0 if unit == "%" else 1.0) for line in lines]
-            _fit(axes, bands, unit)
-            axes.set_title(f"{title}, {unit}")
+        for axes, curve in zip(panels, reversed(CURVES), strict=True):  # what was not trained on comes first
+            _fit(axes, [_draw_band(axes, line, curve) for line in lines], curve.unit)
+            axes.set_title(f"{curve.title}, {curve.unit.name}")
         for axes in figure.axes[2:]:
             _epoch_axis(axes)
         handles = [_handle(line) for line in lines]
         if any(decay_factors(line.result.variant) for line in lines):
             handles.append(Line2D([], [], color="none", marker="v", markersize=7, markerfacecolor=INK, label="decay"))
         _legend(figure, handles)
-        return _drawing(figure, "curves")
+        return _drawing(figure, "curves", caption)
 
 
 def _handle(line: _Line) -> Line2D:
-    return Line2D(
-        [],
-        [],
-        color=line.colour,
-        linestyle=line.dashes,
-        marker=line.marker,
-        markersize=4.5,
-        linewidth=2,
-        label=line.label,
-    )
+    style = {"color": line.colour, "linestyle": line.dashes, "marker": line.marker}
+    return Line2D([], [], markersize=4.5, linewidth=2, label=line.label, **style)
 
 
-def _draw_band(axes: Axes, line: _Line, metric: str, scale: float) -> Band:
-    """Draw one metric of one schedule and return the band as drawn."""
-    band = _scaled(aggregate(line.result.variant.runs, metric), scale)
+def _draw_band(axes: Axes, line: _Line, curve: Curve) -> Band:
+    """Draw one curve of one schedule and return the band as drawn."""
+    band = _scaled(aggregate(line.result.variant.runs, curve.key), curve.unit.scale)
     every = max(1, len(band.epochs) // 8)
-    axes.plot(
-        band.epochs,
-        band.mean,
-        color=line.colour,
-        linestyle=line.dashes,
-        linewidth=max(1.3, line.width * 0.6),
-        marker=line.marker,
-        markersize=4,
-        markevery=(every // 2, every),
-    )
-    low = [np.nan if value is None else value for value in band.low]
-    high = [np.nan if value is None else value for value in band.high]
-    axes.fill_between(band.epochs, low, high, color=line.colour, alpha=0.16, linewidth=0)
+    style = {"color": line.colour, "linestyle": line.dashes, "linewidth": max(1.3, line.width * 0.6)}
+    axes.plot(band.epochs, band.mean, marker=line.marker, markersize=4, markevery=(every // 2, every), **style)
+    axes.fill_between(band.epochs, *_array([band.low, band.high]), color=line.colour, alpha=0.16, linewidth=0)
     middles = [epoch - 0.5 for epoch in decay_factors(line.result.variant)]
     if middles and band.epochs:
         heights = np.interp(middles, band.epochs, band.mean)
-        axes.plot(
-            middles,
-            heights,
-            linestyle="",
-            marker="v",
-            markersize=8,
-            color=line.colour,
-            markeredgecolor=INK,
-            markeredgewidth=0.7,
-            zorder=5,
-        )
+        edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.7}
+        axes.plot(middles, heights, "v", markersize=8, color=line.colour, zorder=5, **edge)
     return band
+
+
+def _array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Rows of numbers, NaN for what does not exist."""
+    return np.array(rows, dtype=float)
 
 
 def _scaled(band: Band, scale: float) -> Band:
@@ -198,7 +179,7 @@ def _scaled(band: Band, scale: float) -> Band:
     return Band(band.epochs, band.n, mean, times(band.low), times(band.high))
 
 
-def _fit(axes: Axes, bands: Sequence[Band], unit: str) -> None:
+def _fit(axes: Axes, bands: Sequence[Band], unit: Unit) -> None:
     """Let the later half of training set the scale where the first epochs would flatten all that follows."""
     ends = [
         (epoch, low if low is not None else mean, high if high is not None else mean)
@@ -213,13 +194,13 @@ def _fit(axes: Axes, bands: Sequence[Band], unit: str) -> None:
     late_high = max(end[2] for end in ends if end[0] >= half)
     room = 1.5 * (late_high - late_low)
     if high - low > 3 * (late_high - late_low) > 0:
-        if unit == "%":
+        if unit is ACCURACY:
             axes.set_ylim(max(low, late_low - room), min(100.4, late_high + room / 12))
         else:
             axes.set_ylim(max(0.0, late_low - room / 12), min(high, late_high + room))
     # Student's interval over two or three seeds reaches far beyond what an accuracy or a loss can be.
     bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -0.4 if unit == "%" else 0.0), min(top, 100.4) if unit == "%" else top)
+    axes.set_ylim(max(bottom, -0.4 if unit is ACCURACY else 0.0), min(top, 100.4) if unit is ACCURACY else top)
 
 
 def _epoch_axis(axes: Axes) -> None:
@@ -236,8 +217,15 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
     figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, handlelength=3.4)
 
 
-def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
+def draw_budget(comparison: Comparison) -> Drawing | None:
     """Mean final validation accuracy by number of epochs, a line and band for each schedule."""
+    points = comparison.budget
+    if not points:
+        return None
+    caption = (
+        "Final validation accuracy by total number of epochs, each run with its own decays: mean over the seeds, and "
+        "95 % interval."
+    )
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.5, 4.2), layout="constrained")
         axes = figure.add_subplot()
@@ -246,7 +234,7 @@ def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
             own = [point for point in points if point.label == label and point.final_val_accuracy.mean is not None]
             epochs = [point.epochs for point in own]
             ends = [(e.low, e.mean, e.high) for e in (point.final_val_accuracy for point in own)]
-            low, mean, high = np.array([[np.nan if v is None else v * 100 for v in row] for row in ends]).T
+            low, mean, high = _array(ends).T * 100
             colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
             axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -255,19 +243,24 @@ def draw_budget(points: Sequence[BudgetPoint]) -> Drawing:
         axes.set_xlabel("epochs in all")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure, axes.get_legend_handles_labels()[0])
-        return _drawing(figure, "budget")
+        return _drawing(figure, "budget", caption)
 
 
-def draw_heat_map(grid: Grid) -> Drawing:
-    """Mean final validation accuracy over two settings; the best cell has a frame, cells without runs are
-    empty.
-    """
+def draw_heat_map(comparison: Comparison) -> Drawing | None:
+    """Mean final validation accuracy over two settings; the best cell has a frame, cells without runs are empty."""
+    grid = find_grid(comparison.results)
+    if grid is None:
+        return None
+    caption = (
+        f"{grid.schedule}: mean final validation accuracy by {grid.row_name} and {grid.column_name}. The "
+        "frame marks the best cell; the best of many is partly luck."
+    )
     with mpl.rc_context(_STYLE):
         columns, rows = len(grid.columns), len(grid.rows)
         width, height = min(16.0, 3.2 + 0.95 * columns), min(14.0, 1.9 + 0.5 * rows)
         figure = Figure(figsize=(max(width, 5.0), max(height, 2.9)), layout="constrained")
         axes = figure.add_subplot()
-        values = np.array([[np.nan if v is None else v * 100 for v in row] for row in grid.means])
+        values = _array(grid.means) * 100
         image = axes.imshow(values, cmap="cividis", aspect="auto")
         axes.set_xticks(range(columns), [_label(text) for text in grid.columns])
         axes.set_yticks(range(rows), [_label(text) for text in grid.rows])
@@ -283,7 +276,7 @@ def draw_heat_map(grid: Grid) -> Drawing:
         best = np.unravel_index(int(np.nanargmax(values)), values.shape)
         corner = (best[1] - 0.5, best[0] - 0.5)
         axes.add_patch(mpl.patches.Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3))
-        return _drawing(figure, "heatmap")
+        return _drawing(figure, "heatmap", caption)
 
 
 def _write_cells(axes: Axes, values: np.ndarray) -> None:
@@ -294,11 +287,20 @@ def _write_cells(axes: Axes, values: np.ndarray) -> None:
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
 
 
-def _drawing(figure: Figure, name: str) -> Drawing:
+def _drawing(figure: Figure, name: str, caption: str) -> Drawing:
     picture, svg = png(figure, dpi=150), io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
     text = svg.getvalue().replace(INK, "currentColor")
     # Several drawings share a page, so their internal names must differ.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return Drawing(picture, text)
+    return Drawing(caption, picture, text)
+
+
+# The pictures of a report in their order; a function gives None where there is nothing to show.
+PICTURES: Mapping[str, Callable[[Comparison], Drawing | None]] = {
+    "lr.png": draw_rates,
+    "curves.png": draw_curves,
+    "heatmap.png": draw_heat_map,
+    "budget.png": draw_budget,
+}

@@ -9,10 +9,11 @@ from html import escape
 
 from harness.compare.comparison import Comparison
 from harness.compare.groups import Group
+from harness.compare.metrics import ACCURACY, LOSS, TERMINAL
 from harness.errors import plural
 from harness.report import words
 from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
-from harness.report.content import left_out_lines, result_columns, result_row, scope
+from harness.report.content import left_out_lines, not_shown, results_table, scope
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #57606a; --page: #fff; --line: #d0d7de; --band:
@@ -145,13 +146,9 @@ def terminal_text(comparison: Comparison) -> str:
     """Table and sentences for a terminal, without pictures and details."""
     parts = [textwrap.fill(scope(comparison), _WIDTH)]
     if comparison.results:
-        rows = [
-            [cell.text for cell in result_row(result, comparison.baseline)[:7]] for result in comparison.leading(ROWS)
-        ]
-        parts.append(_aligned([list(result_columns()[:7]), *rows]))
-        hidden = len(comparison.results) - len(rows)
-        if hidden:
-            parts.append(f"{hidden:,} more schedules are in comparison.json; runs.csv has every run.")
+        shown = results_table(comparison.leading(ROWS), TERMINAL, comparison.baseline)
+        parts.append(_aligned([shown.columns, *([cell.text for cell in row] for row in shown.rows)]))
+        parts += not_shown(len(comparison.results), "schedules are")
         note = (
             "Mean ± half width of the 95 % interval over seeds; ranked by final validation accuracy, never by test. "
             f"{words.target_note(comparison)}"
@@ -166,14 +163,19 @@ def terminal_text(comparison: Comparison) -> str:
         parts.append("Kept apart:\n" + _some(lines))
     if comparison.left_out:
         parts.append("Left out:\n" + _some(left_out_lines(comparison, _TERMINAL_LINES)))
-    if comparison.runs.problems:
-        parts.append("Not sound in the files:\n" + _some(list(comparison.runs.problems)))
+    if comparison.problems:
+        parts.append("Not sound in the files:\n" + _some(list(comparison.problems)))
     return "\n\n".join(parts)
 
 
 def _budget_lines(comparison: Comparison) -> str:
     rows = [
-        [point.label, str(point.epochs), words.percent(point.final_val_accuracy), words.loss(point.final_val_loss)]
+        [
+            point.label,
+            str(point.epochs),
+            words.written(point.final_val_accuracy, ACCURACY),
+            words.written(point.final_val_loss, LOSS),
+        ]
         for point in comparison.budget
     ]
     return _aligned([["By total epochs", "Epochs", "Val acc. %", "Val loss"], *rows])

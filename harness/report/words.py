@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from harness.compare.comparison import COMPARED, Comparison, Difference
-from harness.compare.results import Result, values_by_seed
+from harness.compare.comparison import Comparison, Difference
+from harness.compare.metrics import ACCURACY, COMPARED, FINAL_ACCURACY, LATE_LOSS, LOSS, Compared, Metric, Unit
+from harness.compare.results import Result
 from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate
 from harness.errors import plural
 
 NOTHING = "-"  # for a number that does not exist
 EACH = 4  # up to so many alternatives get a sentence for each metric
 SENTENCES = 10  # claims that get a sentence where there are more alternatives
-METRIC_NAMES = {COMPARED[0]: "final validation accuracy", COMPARED[1]: "late validation loss"}
 
 
 def listed(items: Sequence[str], most: int = 8) -> str:
@@ -23,42 +24,32 @@ def listed(items: Sequence[str], most: int = 8) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "none"
 
 
-def with_half_width(value: Estimate, digits: int, scale: float = 1.0) -> str:
-    """Mean and half width of the interval, `91.20 ± 0.45`, in `scale` times the estimate's unit."""
+def written(value: Estimate, unit: Unit) -> str:
+    """Mean and half width of the interval, `91.20 ± 0.45`."""
     if value.mean is None:
         return NOTHING
-    mean = f"{value.mean * scale:,.{digits}f}"
-    return mean if value.half_width is None else f"{mean} ± {value.half_width * scale:,.{digits}f}"
+    mean = f"{value.mean * unit.scale:,.{unit.digits}f}"
+    return mean if value.half_width is None else f"{mean} ± {value.half_width * unit.scale:,.{unit.digits}f}"
 
 
-def percent(value: Estimate) -> str:
-    """An accuracy in percent."""
-    return with_half_width(value, 2, 100.0)
-
-
-def loss(value: Estimate) -> str:
-    """A loss in nats."""
-    return with_half_width(value, 4)
-
-
-def change(value: Estimate, metric: str) -> str:
+def change(value: Estimate, unit: Unit) -> str:
     """A signed difference with its interval in brackets: points for accuracy, nats for loss."""
     if value.mean is None:
         return NOTHING
-    mean = _signed(value.mean, metric)
+    mean = _signed(value.mean, unit)
     if value.low is None or value.high is None:
         return mean
-    return f"{mean} [{_signed(value.low, metric)}, {_signed(value.high, metric)}]"
+    return f"{mean} [{_signed(value.low, unit)}, {_signed(value.high, unit)}]"
 
 
-def amount(value: float, metric: str) -> str:
+def amount(value: float, unit: Unit) -> str:
     """A difference as a bare number: percentage points with two decimals, nats with four."""
-    text = f"{value * 100:.2f}" if "accuracy" in metric else f"{value:.4f}"
+    text = f"{value * unit.scale:.{unit.digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def _signed(value: float, metric: str) -> str:
-    text = amount(value, metric)
+def _signed(value: float, unit: Unit) -> str:
+    text = amount(value, unit)
     return text if text.startswith("-") or float(text) == 0 else f"+{text}"
 
 
@@ -76,17 +67,14 @@ def _p_clause(p: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def _unit(metric: str) -> str:
-    return " points" if "accuracy" in metric else ""
-
-
 def difference_sentence(difference: Difference, baseline: str) -> str:
     """What one difference allows to say, in plain words."""
-    label, metric, pair = difference.label, METRIC_NAMES[difference.metric], difference.paired
+    label, metric, pair = difference.label, difference.metric.name, difference.paired
     mean, seeds = pair.estimate.mean, len(pair.seeds)
     if mean is None:
         return f"{label} and {baseline} share no seed, so no claim about their {metric} is possible."
-    size = f"{amount(abs(mean), difference.metric)}{_unit(difference.metric)}"
+    unit = difference.metric.unit
+    size = amount(abs(mean), unit) + unit.suffix
     if difference.p_holm is None:
         return (
             f"{label} {_tendency(mean, size)} {baseline} in {metric} with the one seed that both have "
@@ -116,16 +104,14 @@ def _tendency(mean: float, size: str) -> str:
 
 
 def _interval(difference: Difference, undecided: bool) -> str:
-    """The interval, turned so that it agrees with the sentence: as a size for a claim, signed where nothing
-    is.
-    """
+    """The interval, turned so that it agrees with the sentence: as a size for a claim, signed where nothing is."""
     shape = difference.paired.estimate
     if shape.mean is None or shape.low is None or shape.high is None:
         return ""
     if difference.paired.p_t is None:
         return "the same difference with every seed, so by the permutation test, "
     ends = (shape.low, shape.high) if undecided or shape.mean > 0 else (-shape.high, -shape.low)
-    low, high = (amount(end, difference.metric) for end in ends)
+    low, high = (amount(end, difference.metric.unit) for end in ends)
     return f"95 % interval {low} to {high}, "
 
 
@@ -151,19 +137,21 @@ def headline(comparison: Comparison) -> str:
     if len(results) == 1:
         return f"All counted runs have one schedule, {best.label}: there is nothing to compare."
     second, pair = results[1], comparison.leader
-    seeds = plural(len(best.variant.runs), "seed")
-    accuracy = f"{percent(best.final_val_accuracy)} % ({seeds})"
-    start = f"{best.label} has the highest mean final validation accuracy, {accuracy}"
-    if best.final_val_accuracy.mean == second.final_val_accuracy.mean:
-        level = [r.label for r in results if r.final_val_accuracy.mean == best.final_val_accuracy.mean]
-        mean = (best.final_val_accuracy.mean or 0.0) * 100
-        return f"{listed(level)} share the highest mean final validation accuracy, {mean:.2f} %."
+    accuracy = best.of(FINAL_ACCURACY)
+    start = (
+        f"{best.label} has the highest mean final validation accuracy, {written(accuracy, ACCURACY)} % "
+        f"({plural(len(best.variant.runs), 'seed')})"
+    )
+    if accuracy.mean == second.of(FINAL_ACCURACY).mean:
+        level = [result.label for result in results if result.of(FINAL_ACCURACY).mean == accuracy.mean]
+        mean = amount(accuracy.mean or 0.0, ACCURACY)
+        return f"{listed(level)} share the highest mean final validation accuracy, {mean} %."
     if pair is None or pair.estimate.mean is None:
         return f"{start}; it shares no seed with the runner-up, {second.label}."
-    size = f"{amount(abs(pair.estimate.mean), COMPARED[0])} points"
+    size = f"{amount(abs(pair.estimate.mean), ACCURACY)} points"
     if pair.estimate.low is None or pair.estimate.high is None:
         return f"{start}; it shares one seed with the runner-up, {second.label}, so no claim is possible."
-    low, high = (amount(end, COMPARED[0]) for end in (pair.estimate.low, pair.estimate.high))
+    low, high = (amount(end, ACCURACY) for end in (pair.estimate.low, pair.estimate.high))
     verb = "is ahead of" if pair.estimate.mean >= 0 else "is behind"
     return (
         f"{start}. Over {plural(len(pair.seeds), 'shared seed')} it {verb} the runner-up, {second.label}, by "
@@ -188,24 +176,23 @@ def verdicts(comparison: Comparison) -> list[str]:
         return []
     rank = {result.label: place for place, result in enumerate(comparison.results)}
     ordered = sorted(comparison.differences, key=lambda difference: rank[difference.label])
-    if len(ordered) <= 2 * EACH:
+    if len(ordered) <= len(COMPARED) * EACH:
         return [difference_sentence(difference, baseline) for difference in ordered]
     claims = [difference for difference in ordered if difference.verdict in ("better", "worse")]
     sentences = [difference_sentence(difference, baseline) for difference in claims[:SENTENCES]]
-    for metric, name in METRIC_NAMES.items():
-        found = [difference for difference in ordered if difference.metric == metric]
-        sentences.append(_count_sentence(found, name, baseline))
+    for metric in COMPARED:
+        sentences.append(_count_sentence([d for d in ordered if d.metric is metric], metric, baseline))
     return sentences
 
 
-def _count_sentence(found: Sequence[Difference], metric: str, baseline: str) -> str:
-    """How many alternatives have which verdict, and what it would take to decide one more."""
-    verdicts_found = [difference.verdict for difference in found]
-    counts = [f"{verdicts_found.count(verdict):,} {verdict}" for verdict in ("better", "worse", "undecided")]
-    silent = verdicts_found.count("no claim")
+def _count_sentence(differences: Sequence[Difference], metric: Compared, baseline: str) -> str:
+    """How many alternatives have which verdict in a metric, and what it would take to decide one more."""
+    counted = Counter(difference.verdict for difference in differences)
+    counts = [f"{counted[verdict]:,} {verdict}" for verdict in ("better", "worse", "undecided")]
+    silent = counted["no claim"]
     counts += [f"{silent:,} with too few shared seeds for a claim"] if silent else []
-    sentence = f"Of {len(found):,} alternatives to {baseline}, in {metric}: {', '.join(counts)}."
-    needed = [difference.seeds_needed for difference in found if difference.seeds_needed is not None]
+    sentence = f"Of {len(differences):,} alternatives to {baseline}, in {metric.name}: {', '.join(counts)}."
+    needed = [difference.seeds_needed for difference in differences if difference.seeds_needed is not None]
     if not needed:
         return sentence
     return (
@@ -228,25 +215,28 @@ def cautions(comparison: Comparison) -> list[str]:
     if main is not None and main.size and max(len(variant.runs) for variant in main.variants) == 1:
         lines.append("Every schedule has one seed: no claim is possible. Three seeds are a start, five are better.")
     # Accuracy is always there, so that a seed which is not paired in it is one that only one schedule has.
-    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric == COMPARED[0]}
+    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric is FINAL_ACCURACY}
     for label, seeds in list(unpaired.items())[:SENTENCES]:
         lines.append(
             f"{label} and {comparison.baseline} are compared over the seeds that both have; not paired: "
-            f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}."
+            f"{_seeds(seeds)}."
         )
     return lines + _permutation_cautions(comparison)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}"
 
 
 def _divergences(comparison: Comparison) -> list[str]:
     """A sentence for each schedule whose mean losses lack runs, since what they lack is its worst."""
     lines = []
     for result in comparison.results:
-        lost = sorted({*result.variant.seeds} - values_by_seed(result.variant, COMPARED[1]).keys())
+        lost = sorted({*result.variant.seeds} - result.values[LATE_LOSS.key].keys())
         if lost:
-            seeds = f"{'seed' if len(lost) == 1 else 'seeds'} {listed([str(seed) for seed in lost])}"
             lines.append(
-                f"{result.label} diverged with {seeds}: the validation loss stopped being a number. Mean losses and "
-                "differences in loss are over the other seeds and flatter it; the accuracies count all seeds."
+                f"{result.label} diverged with {_seeds(lost)}: the validation loss stopped being a number. Mean losses "
+                "and differences in loss are over the other seeds and flatter it; the accuracies count all seeds."
             )
     return lines[:SENTENCES]
 
@@ -272,7 +262,7 @@ def _permutation_cautions(comparison: Comparison) -> list[str]:
         if decided and p is not None and smallest is not None and smallest <= ALPHA < p:
             lines.append(
                 f"The permutation test does not support the claim about {difference.label} in "
-                f"{METRIC_NAMES[difference.metric]} ({_p_clause(p)}): look at the single seeds."
+                f"{difference.metric.name} ({_p_clause(p)}): look at the single seeds."
             )
     return lines
 
@@ -284,14 +274,16 @@ def target_note(comparison: Comparison) -> str:
     return f"Target accuracy {comparison.target_accuracy * 100:g} % ({comparison.target_chosen})."
 
 
-def target_text(result: Result, value: Estimate, digits: int) -> str:
-    """Mean over the runs that met the target, and how many did where not all."""
-    total = len(result.variant.runs)
-    if result.reached == 0:
-        return "never"
-    return of_runs(with_half_width(value, digits), result.reached, total)
+def metric_text(result: Result, metric: Metric) -> str:
+    """The mean of a metric, and over how many of the runs where not all have it: a run that diverged has no loss, one
+    that never met the target no time to it.
+    """
+    value = result.of(metric)
+    text, total = written(value, metric.unit), len(result.variant.runs)
+    if metric.to_target:
+        return _of_runs(text, result.reached, total) if result.reached else "never"
+    return _of_runs(text, value.n, total) if metric.unit is LOSS and value.n else text
 
 
-def of_runs(text: str, counted: int, total: int) -> str:
-    """The text of a mean, and how many of the runs it is over where not all."""
-    return text if counted in (0, total) else f"{text} ({counted} of {total} runs)"
+def _of_runs(text: str, counted: int, total: int) -> str:
+    return text if counted == total else f"{text} ({counted} of {total} runs)"

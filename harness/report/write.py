@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.compare.comparison import CURVES, Comparison, compare
-from harness.compare.grid import find_grid
+from harness.compare.comparison import Comparison, compare
 from harness.compare.load import load_runs
 from harness.errors import UserError
 from harness.files import write_atomic
@@ -17,8 +15,6 @@ from harness.report.blocks import Picture
 from harness.report.content import report_blocks
 from harness.report.exports import runs_csv, to_json
 from harness.report.render import html_page, markdown, terminal_text
-
-PICTURES = ("lr.png", "curves.png", "heatmap.png", "budget.png")
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,11 @@ def write_report(
     fit, or `output` cannot be a folder.
     """
     comparison = compare(load_runs(folders), baseline, target_accuracy)
-    pictures, drawings = _draw(comparison)
-    blocks = report_blocks(comparison, pictures)
+    from harness.report.plots import PICTURES  # matplotlib is slow to import and needed only now
+
+    drawn = {name: draw(comparison) for name, draw in PICTURES.items()} if comparison.results else {}
+    drawings = {name: drawing for name, drawing in drawn.items() if drawing is not None}
+    blocks = report_blocks(comparison, [Picture(name, drawing.caption) for name, drawing in drawings.items()])
     contents: dict[str, str | bytes] = {
         "report.md": markdown(blocks),
         "report.html": html_page(blocks, {name: drawing.svg for name, drawing in drawings.items()}),
@@ -62,41 +61,6 @@ def write_report(
         if name not in contents:
             (output / name).unlink(missing_ok=True)
     return Report(terminal_text(comparison), tuple(output / name for name in contents), comparison)
-
-
-def _draw(comparison: Comparison) -> tuple[list[Picture], Mapping[str, Any]]:
-    """The pictures that there is something to show in, with their captions, and their drawings by file
-    name.
-    """
-    if not comparison.results:
-        return [], {}
-    from harness.report import plots  # matplotlib is slow to import and needed only now
-
-    drawn = [PICTURES[0], PICTURES[1]]
-    drawings = {drawn[0]: plots.draw_rates(comparison), drawn[1]: plots.draw_curves(comparison)}
-    left = len(comparison.results) - len(comparison.leading(CURVES))
-    rest = f" The {left:,} lower ranked schedules are not drawn." if left else ""
-    captions = [
-        f"Learning rate that each epoch was trained with.{rest}",
-        "Mean over the seeds; the band is the 95 % interval (Student's t). A triangle marks a decay. Where "
-        f"the first epochs would flatten the rest, they are cut off.{rest}",
-    ]
-    grid = find_grid(comparison.results)
-    if grid is not None:
-        drawings[PICTURES[2]] = plots.draw_heat_map(grid)
-        drawn.append(PICTURES[2])
-        captions.append(
-            f"{grid.schedule}: mean final validation accuracy by {grid.row_name} and {grid.column_name}. The "
-            "frame marks the best cell; the best of many is partly luck."
-        )
-    if comparison.budget:
-        drawings[PICTURES[3]] = plots.draw_budget(comparison.budget)
-        drawn.append(PICTURES[3])
-        captions.append(
-            "Final validation accuracy by total number of epochs, each run with its own decays: mean over the "
-            "seeds, and 95 % interval."
-        )
-    return [Picture(name, caption) for name, caption in zip(drawn, captions, strict=True)], drawings
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -15,6 +15,7 @@ from support.run_folders import compared, raw, write_pairs, write_run, write_swe
 
 from harness.app.compose import compose_config
 from harness.compare.load import load_runs
+from harness.compare.metrics import FINAL_ACCURACY
 from harness.compare.results import aggregate
 from harness.data.sources import DEBIAN_FASHION_MNIST, read_idx
 from harness.errors import UserError
@@ -240,8 +241,8 @@ def test_a_repeated_run_counts_once_and_the_first_to_finish_counts(tmp_path: Pat
     write_run(tmp_path / "again", weights="same", val_accuracy=[0.5], epochs=1, finished=2e9)
     write_run(tmp_path / "lucky", weights="other", val_accuracy=[0.9], epochs=1, finished=3e9)
     found = compared(tmp_path)
-    assert found.results[0].final_val_accuracy.mean == 0.5
-    assert found.results[0].final_val_accuracy.n == 1
+    assert found.results[0].of(FINAL_ACCURACY).mean == 0.5
+    assert found.results[0].of(FINAL_ACCURACY).n == 1
     assert "counted once" in found.left_out["again"]
     assert "other weights" in found.left_out["lucky"]
 

@@ -14,6 +14,7 @@ from support.run_folders import compared, write_pairs, write_run
 from support.small_runs import ROOT
 
 from harness.compare.load import load_runs
+from harness.compare.metrics import FINAL_ACCURACY, FINAL_LOSS
 from harness.errors import UserError
 from harness.report.exports import to_json
 
@@ -69,9 +70,9 @@ def test_a_number_beyond_all_floats_counts_as_absent(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_leaves_the_accuracy(tmp_path: Path) -> None:
     write_run(tmp_path / "a", val_loss=[float("nan")], val_accuracy=[0.1], epochs=1)
     found = compared(tmp_path)
-    assert found.results[0].final_val_accuracy.n == 1
-    assert found.results[0].final_val_loss.n == 0
-    assert "no finite validation loss" in found.runs.problems[0]
+    assert found.results[0].of(FINAL_ACCURACY).n == 1
+    assert found.results[0].of(FINAL_LOSS).n == 0
+    assert "no finite validation loss" in found.problems[0]
 
 
 def test_summary_and_log_that_disagree_are_reported(tmp_path: Path) -> None:
@@ -79,8 +80,8 @@ def test_summary_and_log_that_disagree_are_reported(tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "final_val_accuracy": 0.6}))
     found = compared(tmp_path)
-    assert found.results[0].final_val_accuracy.mean == 0.5
-    assert "0.600000 in summary.json" in found.runs.problems[0]
+    assert found.results[0].of(FINAL_ACCURACY).mean == 0.5
+    assert "0.600000 in summary.json" in found.problems[0]
 
 
 @settings(max_examples=40, deadline=None)

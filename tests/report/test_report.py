@@ -18,11 +18,12 @@ from support.run_folders import compared, write_pairs, write_run, write_sweep
 from support.small_runs import ROOT
 
 from harness.compare.grid import find_grid
+from harness.compare.metrics import ACCURACY, LOSS
 from harness.compare.stats import Estimate
 from harness.errors import UserError
 from harness.report.blocks import Paragraph, Table
 from harness.report.content import decay_blocks
-from harness.report.words import loss, p_text, percent, verdicts
+from harness.report.words import p_text, verdicts, written
 from harness.report.write import Report, write_report
 
 FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "lr.png", "curves.png"}
@@ -127,9 +128,9 @@ def test_p_values_have_two_significant_digits(p: float | None, text: str) -> Non
 
 def test_numbers_have_the_digits_that_readers_expect() -> None:
     value = Estimate(5, 0.912345, 0.907, 0.91769, 0.01)
-    assert (percent(value), loss(value)) == ("91.23 ± 0.53", "0.9123 ± 0.0053")
-    assert percent(Estimate(1, 0.5, None, None, None)) == "50.00"
-    assert percent(Estimate(0, None, None, None, None)) == "-"
+    assert (written(value, ACCURACY), written(value, LOSS)) == ("91.23 ± 0.53", "0.9123 ± 0.0053")
+    assert written(Estimate(1, 0.5, None, None, None), ACCURACY) == "50.00"
+    assert written(Estimate(0, None, None, None, None), ACCURACY) == "-"
 
 
 # Files

@@ -1,0 +1,94 @@
+"""comparison.json has the keys that its documentation names, and a new metric appears wherever metrics do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.run_folders import compared, raw, write_run, write_sweep
+
+from harness.compare import comparison, results
+from harness.compare.metrics import ACCURACY, Compared
+from harness.report import content, exports, words
+from harness.report.write import write_report
+
+ESTIMATE = {"n", "mean", "low", "high", "sd"}
+FREE = ("identity", "arguments", "settings", "left_out", "differs")  # their keys are settings or names
+Keys = dict[str, Any]
+
+
+def documented() -> Keys:
+    """The keys in the text of harness.report.exports, nested as there."""
+    tree: Keys = {}
+    above = [(0, tree)]
+    for line in str(exports.__doc__).splitlines():
+        if not line.startswith("    "):
+            continue
+        match = re.fullmatch(r"( +)(\*|\w+(?:, \w+)*)(?:: .+)?", line)
+        assert match, f"neither keys nor keys: text: {line}"
+        while above[-1][0] >= len(match[1]):
+            above.pop()
+        below: Keys = {}
+        above[-1][1].update(dict.fromkeys(match[2].split(", "), below))
+        above.append((len(match[1]), below))
+    return tree
+
+
+def nested_keys(value: object) -> Keys:
+    """The keys of a JSON value, of all items of a list together; an estimate counts as a plain value."""
+    if isinstance(value, list):
+        return {name: below for item in value for name, below in nested_keys(item).items()}
+    if not isinstance(value, dict) or value.keys() == ESTIMATE:
+        return {}
+    return {name: {} if name in FREE else nested_keys(below) for name, below in value.items()}
+
+
+def test_every_key_of_comparison_json_is_documented_and_no_other_is(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    for epochs in (12, 14):
+        write_run(tmp_path / f"constant of {epochs}", epochs=epochs)
+    write_run(tmp_path / "stranger", identity={"model.name": "resnet"})
+    document = nested_keys(json.loads(json.dumps(exports.to_json(compared(tmp_path)))))
+    document["curves"] = {"*": document["curves"]["step"]}
+    assert document["apart"].pop("schedules") == document["main"]["schedules"]
+    document["apart"]["schedules"] = {}
+    assert document == documented()
+
+
+def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worst = Compared(
+        "worst_val_accuracy",
+        "Worst val acc. %",
+        ACCURACY,
+        lambda run, _: min((epoch.val_accuracy or 0.0 for epoch in run.log), default=None),
+        name="worst validation accuracy",
+        short="worst accuracy",
+        measured="percentage points of the worst accuracy",
+        higher_is_better=True,
+    )
+    for module in (results, comparison, content, words, exports):
+        for name in {"METRICS", "COMPARED"} & vars(module).keys():
+            monkeypatch.setattr(module, name, (*getattr(module, name), worst))
+    write_sweep(tmp_path, seeds=2)
+    report = write_report([tmp_path], tmp_path / "report")
+    lowest = [min(line["val_accuracy"] for line in raw(tmp_path / f"step_{seed}")) for seed in (0, 1)]
+
+    document = json.loads((tmp_path / "report" / "comparison.json").read_text())
+    step = next(entry for entry in document["main"]["schedules"] if entry["label"] == "step")
+    assert step["worst_val_accuracy"]["mean"] == pytest.approx(sum(lowest) / 2)
+    tested = [(entry["label"], entry["metric"]) for entry in document["differences"]]
+    assert document["tests"] == len(set(tested)) == 6
+    assert ("step", "worst_val_accuracy") in tested
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert float(rows["step_1"]["worst_val_accuracy"]) == lowest[1]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| Images/s | Worst val acc. % |" in text
+    assert text.count("| worst accuracy | 2 |") == 2
+    assert "in worst validation accuracy" in report.text
