@@ -45,19 +45,23 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "train.py"]
 CMD ["scheduler=multistep", "data=digits"]
 
-# Dependencies: installed anew only when pyproject.toml changes, not when the code does. torch comes from pip's default
-# index with its CUDA libraries, most of the image's size. For another kind of torch give pip's arguments, for example
-# --build-arg PIP_ARGS="--index-url URL" with the CPU-only index of PyTorch's install page; torch and torchvision must
-# both come from there, as they only work with each other when they are of the same kind. A pip.conf for a mirror:
+# Dependencies: installed anew only when pyproject.toml or the constraints change, not when the code does. torch comes from
+# pip's default index with its CUDA libraries, most of the image's size. For another kind of torch give pip's arguments, for
+# example --build-arg PIP_ARGS="--extra-index-url URL" with the CPU-only index of PyTorch's install page, which must have
+# torch and torchvision in the versions of scripts/constraints.txt, as 2.15.0+cpu for 2.15.0. --build-arg CONSTRAINTS=
+# takes the newest versions in the ranges of pyproject.toml instead. A pip.conf for a mirror:
 # docker build --secret id=pip_conf,src=/etc/pip.conf; it does not end up in the image.
 # Deleted: static libraries, which only a compiler of CUDA programs would need. The last line builds matplotlib's cache.
 ARG PIP_ARGS=""
+ARG CONSTRAINTS=scripts/constraints.txt
 COPY pyproject.toml ./
+COPY scripts/constraints.txt scripts/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf set -eu; \
     python3 -m venv /opt/venv; \
     python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
         > /tmp/requirements.txt; \
-    pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} -r /tmp/requirements.txt; \
+    pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ${CONSTRAINTS:+--constraint "${CONSTRAINTS}"} \
+        -r /tmp/requirements.txt; \
     rm /tmp/requirements.txt; \
     find /opt/venv -name '*.a' -delete; \
     python -c 'import matplotlib.font_manager'

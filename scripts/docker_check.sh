@@ -4,7 +4,8 @@
 #
 # The machine's own settings for apt, pip and proxies are used for the build and must not end up in the image.
 # From the environment: TMPDIR (where 45 GB are needed for a while, 15 with STORAGE_DRIVER=overlay; default /var/tmp),
-# STORAGE_DRIVER (default vfs), SUITE (default bookworm), MIRROR (default: apt's), PIP_ARGS (as in the Dockerfile).
+# STORAGE_DRIVER (default vfs), SUITE (default bookworm), MIRROR (default: apt's), PIP_ARGS and CONSTRAINTS (as in the
+# Dockerfile).
 # shellcheck disable=SC2016  # quoted programs are for shells in the container
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -107,6 +108,7 @@ build() {
     local begin=$SECONDS
     buildah_ bud --layers --isolation chroot --pull-never --tag "$1" \
         --build-arg BASE=localhost/base:check --build-arg PIP_ARGS="${PIP_ARGS:-}" \
+        --build-arg CONSTRAINTS="${CONSTRAINTS-scripts/constraints.txt}" \
         --secret "id=pip_conf,src=$work/machine/pip.conf" --volume "$work/machine:/mnt:ro" \
         --volume "$work/machine/sources:/etc/apt/sources.list.d:ro" --volume "$work/machine/apt:/etc/apt/apt.conf.d:ro" \
         "$work/context" >"$work/$1.log" 2>&1 || {

@@ -1,13 +1,16 @@
-# Sourced by the other scripts: makes .venv if it is missing and installs the project with the extras named in $1.
-# Reuses what is installed until pyproject.toml changes. PYTHON names the interpreter to begin with.
+# Sourced by the other scripts: makes .venv if it is missing and installs the project, with the extra $1 if it is not "".
+# Reuses what is installed until pyproject.toml or the constraints change. From the environment: PYTHON, the interpreter to
+# begin with; CONSTRAINTS, a file of exact versions in place of scripts/constraints.txt. Empty (CONSTRAINTS= bash ...), the
+# ranges of pyproject.toml hold, and a torch of your own that is in .venv already stays.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python="${PYTHON:-python3}"
-version="$(sha256sum pyproject.toml | cut -c1-16)"
-stamp=".venv/.installed-$1-$version"
-# What `test` installs holds all that `run` would.
-if [ ! -e "$stamp" ] && ! { [ "$1" = run ] && [ -e ".venv/.installed-test-$version" ]; }; then
+constraints="${CONSTRAINTS-scripts/constraints.txt}"
+version="$(cat pyproject.toml ${constraints:+"$constraints"} | sha256sum | cut -c1-16)"
+stamp=".venv/.installed-$version-$1"
+# What an extra installs holds all that the project needs without it.
+if [ ! -e "$stamp" ] && ! { [ -z "$1" ] && compgen -G "$stamp*" >/dev/null; }; then
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         echo "error: PYTHON=$python: must be Python 3.11 or newer" >&2
         exit 2
@@ -18,6 +21,8 @@ if [ ! -e "$stamp" ] && ! { [ "$1" = run ] && [ -e ".venv/.installed-test-$versi
         "$python" -m venv .venv || { echo "error: $python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
     fi
     echo "installing into .venv (the first time takes some minutes, torch is large)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    rm -f .venv/.installed-*
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        ${constraints:+--constraint "$constraints"} --editable ".${1:+[$1]}"
     touch "$stamp"
 fi

@@ -14,5 +14,5 @@ if [ ! -d "$folder" ]; then
     exit 2
 fi
 folder="$(cd "$folder" && pwd)"
-[ -x "$project/.venv/bin/tensorboard" ] || source "$project/scripts/setup.sh" run
+[ -x "$project/.venv/bin/tensorboard" ] || source "$project/scripts/setup.sh" ""
 exec "$project/.venv/bin/tensorboard" --logdir "$folder" --samples_per_plugin scalars=100000,images=100 "$@"
