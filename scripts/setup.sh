@@ -22,7 +22,8 @@ if [ ! -e "$stamp" ] && ! { [ -z "$1" ] && compgen -G "$stamp*" >/dev/null; }; t
     fi
     echo "installing into .venv (the first time takes some minutes, torch is large)"
     rm -f .venv/.installed-*
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    # Without --use-pep517, pip before 23.1 warns of how it builds a package that Hydra needs.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
         ${constraints:+--constraint "$constraints"} --editable ".${1:+[$1]}"
     touch "$stamp"
 fi
