@@ -1,11 +1,13 @@
 """Small runs, train.py as its user starts it, and ways to read what they leave."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+
+from support.processes import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,13 +21,13 @@ SmallRun = Callable[..., dict[str, Any]]
 
 
 def train_command(*overrides: str) -> list[str]:
-    """The command line of train.py with these overrides."""
+    """The command line of train.py with these overrides, for what a process of its own must show."""
     return [sys.executable, str(ROOT / "train.py"), *overrides]
 
 
-def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run train.py in `folder` as a user would."""
-    return subprocess.run(train_command(*overrides), cwd=folder, capture_output=True, text=True, check=False)
+def train(folder: Path, *overrides: str) -> CompletedProcess[str]:
+    """Run train.py in `folder` to its end, without waiting for imports."""
+    return run_script(ROOT / "train.py", *overrides, folder=folder)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
