@@ -1,14 +1,23 @@
 """Fixtures that several test files use."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.small_runs import SMALL, SmallRun
+from support.small_runs import SMALL, SmallRun, undrawn
 
 from harness.app.compose import compose_config
 from harness.runs.request import Request
 from harness.runs.run import run
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs draw only in tests marked `draws`, and in processes that a test starts."""
+    with nullcontext() if request.node.get_closest_marker("draws") else undrawn():
+        yield
 
 
 @pytest.fixture

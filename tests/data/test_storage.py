@@ -129,6 +129,7 @@ def test_the_way_of_gpus_gives_the_batches_of_the_cpu(folder, place, monkeypatch
     assert_same_bits([list(loader.train(0)), list(loader.train(1))], by_cpu[:2])
 
 
+@pytest.mark.draws
 def test_runs_from_every_storage_have_the_same_identity_and_end_with_the_same_weights(folder, small_run, tmp_path):
     def train(place):
         overrides = ["data=image_folder", f"data.root={folder}", "data.image_size=8", "batch_size=8", "epochs=2"]

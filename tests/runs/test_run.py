@@ -20,6 +20,7 @@ def scalars(folder):
     return {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
+@pytest.mark.draws
 def test_a_run_leaves_the_files_of_the_design(small_run, tmp_path):
     summary = small_run(tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -62,6 +63,7 @@ def test_the_rates_that_the_epochs_were_trained_with_are_1000_then_500(small_run
     assert [row["lr"] for row in read_rows(tmp_path)] == [{"default": 1000.0}] * 2 + [{"default": 500.0}] * 2
 
 
+@pytest.mark.draws
 def test_both_parameter_groups_decay_and_are_logged(small_run, tmp_path):
     small_run(tmp_path, "+optimizer.groups.head={match: '^head', lr: 0.5}", "scheduler.gamma=0.5")
     assert [row["lr"] for row in read_rows(tmp_path)] == [{"default": 0.003, "head": 0.5}] * 2 + [
@@ -132,6 +134,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(small_run, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.draws
 def test_a_diverged_run_is_a_result_with_null_losses(small_run, tmp_path, caplog):
     summary = small_run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30")
     assert summary["status"] == "completed"
@@ -160,6 +163,7 @@ def test_what_cannot_run_is_refused_before_training(small_run, tmp_path, overrid
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.draws
 def test_the_network_can_be_one_of_torchvision(small_run, tmp_path):
     summary = small_run(
         tmp_path, "model=torchvision", "model.architecture=mobilenet_v3_small", "epochs=1", "scheduler=constant"

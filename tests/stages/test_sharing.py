@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.small_runs import SMALL, read_rows, train, train_command, untimed
+from support.small_runs import SMALL, read_rows, train, train_command, undrawn, untimed
 
 from harness import files
 from harness.app.compose import compose_config
@@ -41,13 +41,6 @@ def shared_run(store, folder, *overrides, takes=True, save_at=(), resume=False, 
     return run(Request(config, name, folder, resume, sharing=Sharing(store, takes, every, save_at))).content()
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Drawing takes longer than these runs train."""
-    monkeypatch.setattr(run_module, "draw", lambda *_: None)
-    monkeypatch.setattr(run_module, "_pictures", lambda *_: {})
-
-
 @pytest.fixture
 def store(tmp_path):
     return StageStore(tmp_path / "stages", 10**9, 0)
@@ -76,12 +69,12 @@ def composed(schedule):
 
 def work(folder, jobs):
     """A process of a sweep: jobs one after the other, each continued where an earlier process was killed."""
-    run_module.draw, run_module._pictures = (lambda *_: None), (lambda *_: {})
     logging.disable(logging.CRITICAL)
     for name, config, schedule, save_at in jobs:
         place = folder / name
         sharing = Sharing(StageStore(folder / "stages", 10**9, 0), True, 4, save_at)
-        run(Request(config, schedule, place, (place / "metrics.jsonl").exists(), sharing=sharing))
+        with undrawn():
+            run(Request(config, schedule, place, (place / "metrics.jsonl").exists(), sharing=sharing))
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,13 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+from unittest import mock
 
+from harness.runs import run as run_module
 from support.processes import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,3 +41,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without the two fields that a clock decides."""
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def undrawn() -> AbstractContextManager[Any]:
+    """While it is entered, runs of this process draw no pictures: those take four times as long as the training."""
+    return mock.patch.multiple(run_module, draw=lambda *_: None, _pictures=lambda *_: {})
