@@ -1,15 +1,20 @@
 """Runs that share epochs through the stage store, and what may not be shared."""
 
+import itertools
 import json
 import logging
-import multiprocessing
+import multiprocessing.connection
+import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.processes import forking
 from support.small_runs import SMALL, read_rows, train, train_command, undrawn, untimed
 
 from harness import files
@@ -26,6 +31,8 @@ from harness.training.optim import preview_optimizer
 from harness.training.schedule import make_plan
 
 EPOCHS = 6
+# Of the harness's code in two runs, roughly: see `work`.
+EVENTS = 60_000
 
 
 def made_of(folder):
@@ -67,27 +74,30 @@ def composed(schedule):
     return compose_config([*own, *chosen, f"epochs={schedule['epochs']}", "model.dropout=0.2"])
 
 
-def work(folder, jobs):
-    """A process of a sweep: jobs one after the other, each continued where an earlier process was killed."""
+def work(folder, jobs, moment):
+    """A process of a sweep: jobs one after the other, each continued where an earlier process was killed.
+
+    It is killed at its event number `moment`: a call of the harness's code, one from there into C, or a return.
+    """
+    events = itertools.count(1)
+
+    def count(frame, *_):
+        if frame.f_code.co_filename.startswith(str(files.PACKAGE)) and next(events) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     logging.disable(logging.CRITICAL)
+    sys.setprofile(count)
     for name, config, schedule, save_at in jobs:
         place = folder / name
         sharing = Sharing(StageStore(folder / "stages", 10**9, 0), True, 4, save_at)
         with undrawn():
             run(Request(config, schedule, place, (place / "metrics.jsonl").exists(), sharing=sharing))
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that need not import torch again."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.runs.run"])
-    return context
+    sys.setprofile(None)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(schedules, min_size=3, max_size=6), chance=st.randoms(use_true_random=False))
-def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path_factory, processes, drawn, chance):
+def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path_factory, drawn, chance):
     folder = tmp_path_factory.mktemp("tree")
     jobs = []
     for number, schedule in enumerate(drawn):
@@ -98,33 +108,33 @@ def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path
     tree = StageTree(tuple(job[3] for job in jobs))
     jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
     chance.shuffle(jobs)
-    finish_despite_kills(processes, folder, [jobs[::2], jobs[1::2]], chance)
+    finish_despite_kills(folder, [jobs[::2], jobs[1::2]], chance)
     for number in range(len(drawn)):
         assert made_of(folder / f"run_{number}") == made_of(folder / f"alone_{number}")
 
 
-def finish_despite_kills(processes, folder, shares, chance, kills=4):
-    """Two processes side by side; each is killed at random moments and started again until its jobs are done."""
+def finish_despite_kills(folder, shares, chance, kills=4):
+    """Two processes side by side; some are killed at random moments, and started again until their jobs are done."""
+    running = {}
 
-    def start(jobs):
-        process = processes.Process(target=work, args=(folder, jobs))
+    def start(jobs, moment):
+        process = forking().Process(target=work, args=(folder, jobs, moment))
         process.start()
-        return process
+        running[process.sentinel] = process, jobs
 
-    running = [(jobs, start(jobs)) for jobs in shares]
+    for jobs in shares:
+        start(jobs, chance.randrange(EVENTS) if kills else None)
     while running:
-        jobs, process = running.pop(0)
-        process.join(timeout=chance.uniform(0.05, 0.6) if kills else None)
-        if process.is_alive():
-            process.kill()
+        for sentinel in multiprocessing.connection.wait(list(running)):
+            process, jobs = running.pop(sentinel)
             process.join()
-            kills -= 1
-        if process.exitcode != 0:
-            assert process.exitcode == -9
-            running.append((jobs, start(jobs)))
+            if process.exitcode != 0:
+                assert process.exitcode == -signal.SIGKILL
+                kills -= 1
+                start(jobs, chance.randrange(EVENTS) if kills > 0 else None)
 
 
-def test_a_tree_without_kills_trains_no_epoch_twice(tmp_path, processes):
+def test_a_tree_without_kills_trains_no_epoch_twice(tmp_path):
     drawn = [{"epochs": 6, "milestones": m} for m in ([], [2], [2, 4], [3], [2, 4])] + [{"epochs": 3, "milestones": []}]
     jobs = []
     for number, schedule in enumerate(drawn):
@@ -133,7 +143,7 @@ def test_a_tree_without_kills_trains_no_epoch_twice(tmp_path, processes):
         jobs.append((f"run_{number}", config, name, PlannedRun(name, settings_of(config), plan)))
     tree = StageTree(tuple(job[3] for job in jobs))
     jobs = [(*job[:3], tree.save_at(number)) for number, job in enumerate(jobs)]
-    finish_despite_kills(processes, tmp_path, [jobs[::2], jobs[1::2]], random.Random(0), kills=0)
+    finish_despite_kills(tmp_path, [jobs[::2], jobs[1::2]], random.Random(0), kills=0)
     summaries = [json.loads((tmp_path / f"run_{n}" / "summary.json").read_text()) for n in range(len(drawn))]
     # constant 6; [2] parts at 2: 4 more; [2, 4] parts from it at 4: 2 more; [3] parts from constant at 3: 3 more.
     assert tree.epochs_shared == 6 + 4 + 2 + 3
