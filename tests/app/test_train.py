@@ -4,9 +4,9 @@ import json
 import os
 import pty
 import subprocess
-import sys
 
 import pytest
+from support.processes import run_script
 from support.small_runs import ROOT, SMALL, train, train_command
 
 
@@ -70,13 +70,7 @@ def test_on_a_terminal_a_bar_moves_and_changes_are_announced(tmp_path):
 
 
 def preview(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "preview.py"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(ROOT / "scripts" / "preview.py", *arguments, folder=folder)
 
 
 def test_preview_prints_the_changes_draws_them_and_writes_a_picture(tmp_path):

@@ -6,14 +6,14 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from support.processes import run_script
 from support.run_folders import compared, write_pairs, write_run, write_sweep
 from support.small_runs import ROOT
 
@@ -350,9 +350,8 @@ def test_a_heat_map_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
 # Command
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = [sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments]
-    return subprocess.run(script, cwd=folder, capture_output=True, text=True, check=False)
+def command(folder: Path, *arguments: str) -> CompletedProcess[str]:
+    return run_script(ROOT / "scripts" / "compare.py", *arguments, folder=folder)
 
 
 def test_the_command_reports_beside_the_runs(tmp_path: Path) -> None:

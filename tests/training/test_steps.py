@@ -1,12 +1,11 @@
 import gzip
 import json
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
-from support.small_runs import ROOT, read_rows, untimed
+from support.processes import run_script
+from support.small_runs import read_rows, untimed
 from torch import nn
 
 from harness.errors import UserError
@@ -129,9 +128,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_freed_memory_is_used_again_without_page_faults():
+def test_freed_memory_is_used_again_without_page_faults(tmp_path):
+    (tmp_path / "faults.py").write_text(FAULTS)
     faults = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, check=True).stdout)
-        for how in ("kept", "given_back")
+        how: int(run_script(tmp_path / "faults.py", how, folder=tmp_path).stdout) for how in ("kept", "given_back")
     }
     assert faults["kept"] < 1000 < faults["given_back"]
