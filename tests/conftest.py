@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.small_runs import SMALL, SmallRun, undrawn
+from support.small_runs import SMALL, SmallRun, compose_once, undrawn
 
-from harness.app.compose import compose_config
 from harness.runs.request import Request
 from harness.runs.run import run
 
@@ -31,7 +30,7 @@ def small_run() -> SmallRun:
         for group, key in (("scheduler", "scheduler.milestones=[2]"), ("model", "model.channels=[8]")):
             if group in keys and key in base:
                 base.remove(key)
-        config, name = compose_config([*base, *overrides])
+        config, name = compose_once(*base, *overrides)
         return run(Request(config, name, folder, resume)).content()
 
     return start

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 import torch
@@ -109,7 +110,8 @@ def start_until_epoch(folder, epoch):
     )  # fmt: skip
     rows = folder / "run" / "metrics.jsonl"
     while not (rows.exists() and rows.read_bytes().count(b"\n") > epoch):
-        assert process.poll() is None, process.stderr.read()
+        with suppress(subprocess.TimeoutExpired):
+            raise AssertionError(process.wait(0.01), process.stderr.read())
     return process
 
 

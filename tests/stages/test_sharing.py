@@ -15,11 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.processes import forking
-from support.small_runs import SMALL, read_rows, train, train_command, undrawn, untimed
+from support.small_runs import SMALL, compose_once, read_rows, train, train_command, undrawn, untimed
 
 from harness import files
 from harness.app.compose import compose_config
-from harness.runs import run as run_module
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.stages.identity import settings as settings_of
@@ -44,7 +43,7 @@ def made_of(folder):
 def shared_run(store, folder, *overrides, takes=True, save_at=(), resume=False, every=100):
     """A run of SMALL with further overrides that uses the store; returns its summary."""
     keys = {override.partition("=")[0] for override in overrides}
-    config, name = compose_config([*(o for o in SMALL if o.partition("=")[0] not in keys), *overrides])
+    config, name = compose_once(*(o for o in SMALL if o.partition("=")[0] not in keys), *overrides)
     return run(Request(config, name, folder, resume, sharing=Sharing(store, takes, every, save_at))).content()
 
 
@@ -71,7 +70,7 @@ def composed(schedule):
         else ["scheduler=constant"]
     )
     own = [o for o in SMALL if not o.startswith(("scheduler", "epochs"))]
-    return compose_config([*own, *chosen, f"epochs={schedule['epochs']}", "model.dropout=0.2"])
+    return compose_once(*own, *chosen, f"epochs={schedule['epochs']}", "model.dropout=0.2")
 
 
 def work(folder, jobs, moment):

@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
+from harness.app.compose import compose_config
+from harness.config import Config
 from harness.runs import run as run_module
 from support.processes import run_script
 
@@ -41,6 +44,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without the two fields that a clock decides."""
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@cache
+def compose_once(*overrides: str) -> tuple[Config, str]:
+    """As `compose_config`, once a test process: Hydra takes as long for it as a small run trains."""
+    return compose_config(overrides)
 
 
 def undrawn() -> AbstractContextManager[Any]:
