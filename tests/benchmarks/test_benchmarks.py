@@ -95,6 +95,7 @@ def test_the_floor_is_rate_over_cost() -> None:
     assert floor.utilisation(250) == 0.5
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_a_complete_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

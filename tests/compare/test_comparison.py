@@ -55,7 +55,7 @@ def trained_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-@pytest.fixture(params=["written", "trained"])
+@pytest.fixture(params=["written", pytest.param("trained", marks=pytest.mark.slow)])
 def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with the runs `constant_0` to `multi_4`."""
     if request.param == "written":

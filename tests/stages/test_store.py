@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.processes import forking
 
 from harness.errors import UserError
 from harness.record import EpochRow
@@ -69,10 +70,10 @@ def hold_a_sweep(folder, entered):
         multiprocessing.Event().wait()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_needs_nothing_any_more(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    entered = context.Event()
-    process = context.Process(target=hold_a_sweep, args=(tmp_path, entered))
+    entered = forking().Event()
+    process = forking().Process(target=hold_a_sweep, args=(tmp_path, entered))
     process.start()
     entered.wait()
     store = StageStore(tmp_path, 10**9, 0)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -22,8 +21,6 @@ SMALL = (
     "data=digits", "data.train_size=64", "batch_size=48", "model.channels=[8]", "epochs=4", "device=cpu", "threads=1",
     "scheduler.milestones=[2]",
 )  # fmt: skip
-
-SmallRun = Callable[..., dict[str, Any]]
 
 
 def train_command(*overrides: str) -> list[str]:

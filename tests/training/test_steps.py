@@ -128,6 +128,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_freed_memory_is_used_again_without_page_faults(tmp_path):
     (tmp_path / "faults.py").write_text(FAULTS)
