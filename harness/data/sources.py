@@ -36,13 +36,7 @@ _IDX_CLASSES = {
         "9 - nine",
     ),
 }  # fmt: skip
-_TORCHVISION_CLASS = {
-    "fashion_mnist": "FashionMNIST",
-    "mnist": "MNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-}
-_CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,9 @@ def find(config: DataConfig) -> Found:
             if all(files):
                 return Found(_stamp(filter(None, files)), partial(_idx_source, folder, _IDX_CLASSES[config.name]))
         return Found((), partial(_torchvision_set, config))
-    return Found(_stamp((Path(config.root) / _CIFAR_FOLDER[config.name]).glob("*")), partial(_torchvision_set, config))
+    # All that may be torchvision's: which of these files are this data set's is its own affair.
+    root = Path(config.root)
+    return Found(_stamp([*root.glob("*/*"), *root.glob("*/raw/*")]), partial(_torchvision_set, config))
 
 
 def _stamp(files: Iterable[Path]) -> tuple[object, ...]:
@@ -129,7 +125,9 @@ def _torchvision_set(config: TorchvisionData) -> Source:
     """A torchvision data set from files that are there, else downloaded into `config.root`."""
     from torchvision import datasets
 
-    cls = getattr(datasets, _TORCHVISION_CLASS[config.name])
+    # Ours are named as torchvision's classes but for capitals and underscores.
+    wanted = config.name.replace("_", "")
+    cls = next(getattr(datasets, name) for name in datasets.__all__ if name.lower() == wanted)
     candidates = _idx_folders(config) if config.name in _IDX_CLASSES else [Path(config.root)]
     try:
         parts = [cls(config.root, train=train, download=False) for train in (True, False)]
@@ -144,7 +142,7 @@ def _torchvision_set(config: TorchvisionData) -> Source:
 def _idx_folders(config: TorchvisionData) -> list[Path]:
     root = Path(config.root)
     debian = [DEBIAN_FASHION_MNIST] if config.name == "fashion_mnist" else []
-    return [root / _TORCHVISION_CLASS[config.name] / "raw", root, *debian]
+    return [root / _IDX_FOLDERS[config.name] / "raw", root, *debian]
 
 
 def _download(config: TorchvisionData, cls: type, candidates: list[Path]) -> list[torch.utils.data.Dataset[object]]:
