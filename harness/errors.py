@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -11,6 +13,19 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with status 2.
     """
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script and exit with what it returns; a user's mistake is told on stderr, with exit status 2."""
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
 
 
 def closest(word: str, known: Sequence[str]) -> str:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.app import main as cli
-from harness.errors import UserError
+from harness.errors import UserError, run_script
 
 COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "gpu")
 
@@ -33,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    run_script(main)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.errors import UserError
+from harness.errors import run_script
 from harness.report.aggregates import write_aggregates
 from harness.report.write import write_report
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the report, print its table and sentences; 2 for a mistake that the user can mend."""
+def main() -> None:
+    """Write the report, print its table and sentences."""
     parser = argparse.ArgumentParser(
         description="Compare the runs in and below the given folders: which learning-rate schedule won, by how "
         "much, and whether that could be chance."
@@ -33,22 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="report folder (default: FOLDER/report, or ./report for several)",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     single = options.folders[0] / "report" if len(options.folders) == 1 else Path("report")
     output = options.output or single
-    try:
-        report = write_report(options.folders, output, options.baseline, options.target_accuracy)
-        curves = output.parent / "aggregated"
-        write_aggregates(report.comparison.groups, curves)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = write_report(options.folders, output, options.baseline, options.target_accuracy)
+    curves = output.parent / "aggregated"
+    write_aggregates(report.comparison.groups, curves)
     print(report.text)
     print(f"\nReport: {', '.join(str(path) for path in report.files)}")
     if report.comparison.groups:
         print(f"Mean curves for TensorBoard: {curves}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.app import main as cli
 from harness.app.compose import compose_config
+from harness.errors import run_script
 from harness.views import preview
 
 
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    run_script(main)

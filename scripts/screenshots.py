@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from harness.errors import UserError
+from harness.errors import UserError, run_script
 from harness.files import write_atomic
 from harness.views.browser import chromium, tensorboard
 
@@ -34,28 +34,23 @@ _RENAME = """
 _REPORT_END = "return Math.ceil([...document.querySelectorAll('figure')].at(1).getBoundingClientRect().bottom)"
 
 
-def main() -> int:
-    """Take both pictures and return the exit status."""
+def main() -> None:
+    """Take both pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path, help="folder of a sweep with its report")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs"), help="where to (default: docs)")
     arguments = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as profile, chromium(Path(profile), 1500, 760) as driver:
-            with tensorboard(arguments.sweep) as address:
-                _take_tensorboard(driver, address, arguments.sweep, arguments.folder / "tensorboard.png")
-            report = arguments.sweep / "report" / "report.html"
-            if not report.is_file():
-                raise UserError(f"{report}: no such file; must be a sweep's folder with its report")
-            driver.set_window_size(1320, 2450)
-            driver.get(report.resolve().as_uri())
-            chrome = driver.execute_script("return window.outerHeight - window.innerHeight")
-            driver.set_window_size(1320, driver.execute_script(_REPORT_END) + chrome)
-            _save(driver, arguments.folder / "report.png")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile), 1500, 760) as driver:
+        with tensorboard(arguments.sweep) as address:
+            _take_tensorboard(driver, address, arguments.sweep, arguments.folder / "tensorboard.png")
+        report = arguments.sweep / "report" / "report.html"
+        if not report.is_file():
+            raise UserError(f"{report}: no such file; must be a sweep's folder with its report")
+        driver.set_window_size(1320, 2450)
+        driver.get(report.resolve().as_uri())
+        chrome = driver.execute_script("return window.outerHeight - window.innerHeight")
+        driver.set_window_size(1320, driver.execute_script(_REPORT_END) + chrome)
+        _save(driver, arguments.folder / "report.png")
 
 
 def _take_tensorboard(driver: Any, address: str, sweep: Path, path: Path) -> None:
@@ -80,4 +75,4 @@ def _save(driver: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness.app.compose import compose_config
-from harness.errors import UserError
+from harness.errors import UserError, run_script
 from harness.stages.store import Entry, StageStore, open_store, verify
 from harness.training.plan import rates_text
 
@@ -62,15 +62,11 @@ def main() -> int:
     parser.add_argument("command", choices=commands)
     parser.add_argument("overrides", nargs="*", help="settings such as stages.dir=FOLDER")
     arguments = parser.parse_args()
-    try:
-        stages = compose_config(arguments.overrides)[0].stages
-        if stages.dir is None or not Path(stages.dir).is_dir():
-            raise UserError(f"stages.dir={stages.dir}: no such folder; must be that of a stage store")
-        return commands[arguments.command](open_store(stages))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    stages = compose_config(arguments.overrides)[0].stages
+    if stages.dir is None or not Path(stages.dir).is_dir():
+        raise UserError(f"stages.dir={stages.dir}: no such folder; must be that of a stage store")
+    return commands[arguments.command](open_store(stages))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from harness.app.arguments import beside_overrides, quoted
+from harness.app.arguments import CommandLine, quoted
 from harness.app.sweep_folder import note_finished, unfinished
 from harness.errors import UserError
 
@@ -44,15 +43,15 @@ class SweepPlanner(Callback):  # type: ignore[misc]
         SweepPlanner.folder = folder
 
 
-def with_unfinished_folder(arguments: Sequence[str]) -> list[str]:
+def continued(line: CommandLine) -> CommandLine:
     """The command line with the folder of an unfinished sweep of the very same command, if there is one in runs/."""
-    SweepPlanner.typed = list(arguments)
-    fixed = [a for a in arguments if a.startswith(("hydra.sweep.dir=", "resume=")) and a != "resume=auto"]
-    folder = None if fixed else unfinished(arguments)
+    SweepPlanner.typed = list(line.arguments)
+    is_fixed = line.values("hydra.sweep.dir") or set(line.values("resume")) - {"auto"}
+    folder = None if is_fixed else unfinished(line.arguments)
     if folder is None:
-        return list(arguments)
+        return line
     print(f"continuing the unfinished sweep in {folder}; what is trained there is kept")
-    return beside_overrides(arguments, [f"hydra.sweep.dir={quoted(folder)}"])
+    return line.beside(f"hydra.sweep.dir={quoted(folder)}")
 
 
 def report_on_sweep(completed: bool) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from harness.app.arguments import Override
 from harness.config import Config, parse_config
 from harness.errors import UserError, closest
 
@@ -67,7 +67,7 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
         if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
             parent, _, key = str(cause.full_key).rpartition(".")
             known = [str(name) for name in cause.parent_node if name != "hydra"]
-            typed = next((text for text in overrides if override_key(text) == cause.full_key), cause.full_key)
+            typed = next((text for text in overrides if Override.parse(text).key == cause.full_key), cause.full_key)
             where = f" in {parent}" if parent else ""
             hint = _MIXED if parent == "scheduler" and _names_several_schedules(overrides) else ""
             return f"{typed}: unknown setting{closest(key, known)}; known{where}: {', '.join(known)}{hint}"
@@ -78,14 +78,6 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
 def _names_several_schedules(overrides: Sequence[str]) -> bool:
     several = (override.removeprefix("scheduler=") for override in overrides if override.startswith("scheduler="))
     return any("," in names or names.startswith("glob(") for names in several)
-
-
-def override_key(override: str) -> str:
-    """The key or group that an override sets; the text itself where it is no override."""
-    try:
-        return str(OverridesParser.create().parse_override(override).key_or_group)
-    except HydraException:
-        return override
 
 
 # Hydra's override_dirname joins overrides with this; conf/config.yaml sets it.

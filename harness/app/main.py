@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.app.arguments import with_excluded_keys, with_resumed_overrides
-from harness.app.callbacks import report_on_sweep, with_unfinished_folder
+from harness.app.arguments import CommandLine
+from harness.app.callbacks import continued, report_on_sweep
 from harness.app.compose import message, typed_config
 from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
@@ -98,24 +98,22 @@ def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path)
 
 
 def main(entry: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; a user's mistake becomes a message on stderr and exit status 2."""
+    """Run the Hydra entry point of train.py on its command line; what Hydra has against that is a user's mistake.
+
+    Raises:
+        UserError: with Hydra's words, or ours where its own do not help.
+    """
     # Hydra then raises what went wrong, in place of printing it and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = continued(CommandLine.parse(sys.argv[1:])).resumed().with_short_names().arguments
+    completed = False
     try:
-        typed = sys.argv[1:]
-        sys.argv[1:] = with_excluded_keys(with_resumed_overrides(with_unfinished_folder(typed)))
-        completed = False
-        try:
-            entry()
-            completed = True
-        finally:
-            report_on_sweep(completed)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {message(error, sys.argv[1:])}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        entry()
+        completed = True
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(message(error, sys.argv[1:])) from None
+    finally:
+        report_on_sweep(completed)
 
 
 def _relative(folder: Path) -> Path:

@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
-from harness.app.compose import override_key, run_name, typed_config
+from harness.app.arguments import Override
+from harness.app.compose import run_name, typed_config
 from harness.app.sweep_folder import open_folder
 from harness.config import Config
 from harness.errors import UserError
@@ -112,7 +113,7 @@ def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
     swept = _swept(jobs)
     kept, runs = [], []
     for job in jobs:
-        shown = [o for o in job.overrides if override_key(o) in swept]
+        shown = [o for o in job.overrides if Override.parse(o).key in swept]
         name = run_name("__".join([f"scheduler={job.schedule}", *shown]))
         with suppress(UserError):
             plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
@@ -126,7 +127,7 @@ def _swept(jobs: Sequence[_Job]) -> set[str]:
     values: dict[str, set[str]] = {}
     for job in jobs:
         for override in job.overrides:
-            values.setdefault(override_key(override), set()).add(override)
+            values.setdefault(Override.parse(override).key, set()).add(override)
     return {key for key, found in values.items() if len(found) > 1} - {"scheduler", "seed"}
 
 

@@ -5,10 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.small_runs import SMALL, train, train_command
 
-from harness.app.arguments import with_excluded_keys
-from harness.app.callbacks import SweepPlanner, report_on_sweep, with_unfinished_folder
+from harness.app.arguments import CommandLine
+from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import run_name
 from harness.app.sweep_folder import SWEEP, open_folder
 
@@ -34,7 +35,7 @@ def test_a_run_s_folder_is_named_by_what_was_swept(overrides, name):
 def test_settings_that_all_jobs_share_stay_out_of_the_names_but_not_the_schedule():
     arguments = ["-m", "scheduler=step", "epochs=3", "seed=0,1", "hydra.sweep.dir=x"]
     excluded = "hydra.job.config.override_dirname.exclude_keys=[epochs]"
-    assert with_excluded_keys(arguments) == [arguments[0], excluded, *arguments[1:]]
+    assert CommandLine.parse(arguments).with_short_names().arguments == (arguments[0], excluded, *arguments[1:])
 
 
 def test_a_sweep_with_a_failed_job_trains_the_others_and_reports_on_all(tmp_path):
@@ -98,7 +99,7 @@ def test_an_interrupted_sweep_stops_and_reports_on_what_there_is(tmp_path):
 def test_an_unfinished_sweep_is_continued_unless_that_is_refused(monkeypatch, mode, is_continued):
     monkeypatch.setattr("harness.app.callbacks.unfinished", lambda arguments: Path("runs/begun"))
     command = ["-m", "seed=0,1", *mode]
-    assert ("hydra.sweep.dir='runs/begun'" in with_unfinished_folder(command)) == is_continued
+    assert ("hydra.sweep.dir='runs/begun'" in continued(CommandLine.parse(command)).arguments) == is_continued
 
 
 def test_a_sweep_killed_in_its_report_is_unfinished(tmp_path, monkeypatch):
@@ -131,3 +132,21 @@ def test_a_run_is_not_resumed_by_a_multirun(tmp_path):
     done = train(tmp_path, "-m", *QUICK, "seed=0,1", "resume=somewhere")
     assert done.returncode == 2
     assert "continues one run, not a multirun" in done.stderr
+
+
+def test_the_class_by_which_hydra_itself_splits_a_sweep_into_jobs_is_where_the_planner_looks_for_it():
+    """It is private, so a new Hydra may move it: then this fails, and sweep_plan.py has to find the jobs otherwise."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parser = OverridesParser.create()
+    overrides = parser.parse_overrides(["scheduler=constant,step", "+scheduler.milestones=[1],[2,3]", "seed=0"])
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    jobs = [list(job) for job in batch]
+    assert len(jobs) == 4
+    assert jobs[1] == ["scheduler=constant", "+scheduler.milestones=[2,3]", "seed=0"]
+
+
+def test_plan_only_is_taken_with_and_without_its_plus():
+    line = CommandLine.parse(["-m", "seed=0,1", "+plan_only=true"])
+    assert line == CommandLine.parse(["-m", "seed=0,1", "plan_only=true"])
+    assert line.is_multirun

@@ -13,7 +13,7 @@ from support.small_runs import ROOT, SMALL, train, train_command
 def test_a_newcomer_s_command_trains_and_says_what_happened(tmp_path):
     done = train(tmp_path, *SMALL)
     assert done.returncode == 0, done.stderr
-    folder = next((tmp_path / "runs").iterdir())
+    (folder,) = (tmp_path / "runs").glob("*_multistep_seed0")
     summary = json.loads((folder / "summary.json").read_text())
     assert "epoch 2: learning rate 0.003 -> 0.0003" in done.stdout
     assert f"test accuracy: {summary['test_accuracy']:.2%}" in done.stdout
