@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -78,3 +80,15 @@ def keep_freed_memory() -> None:
     # Before 2.35 glibc does not take so high a threshold; then it is to map nothing at all.
     if not mallopt(_MMAP_THRESHOLD, _LARGE):
         mallopt(_MMAP_MAX, 0)
+
+
+@cache
+def spare_the_collector() -> None:
+    """Once a process: what the imports made stays, so that no garbage collection has to walk over it again.
+
+    A run walks over all of torch otherwise, while it draws and once more when the process ends. To be called before
+    the first optimizer is built, which imports Triton: what Triton made and is frozen is never freed, and nanobind
+    then prints a page of leaks.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +36,12 @@ def run_job(composed: DictConfig) -> None:
 
     Failures go to the job's log and summary.json before Hydra hears of them.
     """
+    from harness.machine import spare_the_collector
     from harness.runs.folder import record_failure
     from harness.runs.request import Request
     from harness.runs.run import run
 
-    _spare_the_collector()
+    spare_the_collector()
     hydra = HydraConfig.get()
     folder = _relative(Path(hydra.runtime.output_dir))
     name = hydra.runtime.choices.scheduler
@@ -68,15 +67,6 @@ def run_job(composed: DictConfig) -> None:
         # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
         traceback.clear_frames(error.__traceback__)
         raise
-
-
-@cache
-def _spare_the_collector() -> None:
-    """Once a process: what the imports made stays, so that no garbage collection has to walk over it again.
-
-    Without it a run walks over all of torch while it draws.
-    """
-    gc.freeze()
 
 
 def _check_mode(config: Config, is_sweep: bool) -> None:

@@ -105,11 +105,13 @@ def _job(composed: DictConfig) -> _Job:
 def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
     """The jobs whose schedule can be planned, and their tree, in the same order."""
     # They import torch, which a command line that is only checked need not wait for.
+    from harness.machine import spare_the_collector
     from harness.stages.identity import as_asked, settings
     from harness.stages.tree import PlannedRun, StageTree
     from harness.training.optim import preview_optimizer
     from harness.training.schedule import make_plan
 
+    spare_the_collector()
     swept = _swept(jobs)
     kept, runs = [], []
     for job in jobs:

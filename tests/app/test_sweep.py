@@ -56,6 +56,13 @@ def test_a_sweep_with_a_failed_job_trains_the_others_and_reports_on_all(tmp_path
     assert "report: sweep/report/report.md" in done.stdout
 
 
+def test_a_sweep_says_nothing_on_standard_error(tmp_path):
+    # A process of its own: what a library prints when Python ends is part of it.
+    command = train_command("-m", *QUICK, "scheduler=constant,step")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_setting_that_one_swept_schedule_lacks_is_refused_with_the_way_out(tmp_path):
     done = train(tmp_path, "-m", *QUICK, "scheduler=constant,multistep", "scheduler.milestones=[1],[2]")
     assert done.returncode == 2
