@@ -17,7 +17,7 @@ ALLOWED = {
     "views": GROUND | {"training"},
     "runs": GROUND | {"data", "models", "training", "stages", "views"},
     "report": GROUND | {"compare", "views"},
-    "app": GROUND | {"training", "stages", "runs", "report"},
+    "app": GROUND | {"training", "stages", "views", "runs", "report"},
 }
 # Which of them may know these packages.
 KNOWN_BY = {"hydra": {"app"}, "omegaconf": {"app"}, "torch": {"machine", "seeding", *ALLOWED} - {"compare", "report"}}

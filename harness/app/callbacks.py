@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from harness.app.arguments import CommandLine, quoted
+from harness.app.job_lines import JobLines
 from harness.app.sweep_folder import note_finished, unfinished
 from harness.errors import UserError
 
@@ -28,6 +29,7 @@ class SweepPlanner(Callback):  # type: ignore[misc]
     folder: ClassVar[Path | None] = None
     typed: ClassVar[list[str]] = []
     held: ClassVar[ExitStack] = ExitStack()
+    lines: ClassVar[JobLines] = JobLines()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra before it launches the jobs; what goes wrong here ends the sweep."""
@@ -35,12 +37,13 @@ class SweepPlanner(Callback):  # type: ignore[misc]
 
         try:
             folder = Path(str(config.hydra.sweep.dir))
-            SweepPlanner.held.enter_context(begin(config, folder, SweepPlanner.typed))
+            planned = SweepPlanner.held.enter_context(begin(config, folder, SweepPlanner.typed))
         except UserError as error:
             # Hydra would turn any other exception in a callback into a warning, and go on.
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         SweepPlanner.folder = folder
+        SweepPlanner.lines = JobLines(planned)
 
 
 def continued(line: CommandLine) -> CommandLine:

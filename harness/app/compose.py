@@ -100,3 +100,10 @@ def run_name(override_dirname: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def job_title(schedule: str, override_dirname: str) -> str:
+    """What tells a job of a sweep from the others, for people: `multistep milestones=[30,80] seed=0`."""
+    parts = override_dirname.split(_SEPARATOR)
+    others = (part.removeprefix("scheduler.") for part in parts if not part.startswith("scheduler="))
+    return " ".join([schedule, *filter(None, others)])

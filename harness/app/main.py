@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.app.arguments import CommandLine
-from harness.app.callbacks import continued, report_on_sweep
-from harness.app.compose import message, typed_config
+from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
+from harness.app.compose import job_title, message, typed_config
 from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_text
-from harness.record import OVERRIDES, holds_run
+from harness.record import OVERRIDES, Summary, holds_run
 
 if TYPE_CHECKING:
     from harness.stages.walk import Sharing
@@ -36,14 +36,22 @@ def run_job(composed: DictConfig) -> None:
 
     Failures go to the job's log and summary.json before Hydra hears of them.
     """
+    hydra = HydraConfig.get()
+    folder = _relative(Path(hydra.runtime.output_dir))
+    if hydra.mode == RunMode.RUN:
+        _run(composed, hydra, folder)
+    else:
+        title = job_title(hydra.runtime.choices.scheduler, hydra.job.override_dirname)
+        SweepPlanner.lines.show(hydra.job.num, title, folder, lambda: _run(composed, hydra, folder))
+
+
+def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
     from harness.machine import spare_the_collector
     from harness.runs.folder import record_failure
     from harness.runs.request import Request
     from harness.runs.run import run
 
     spare_the_collector()
-    hydra = HydraConfig.get()
-    folder = _relative(Path(hydra.runtime.output_dir))
     name = hydra.runtime.choices.scheduler
     try:
         config = typed_config(composed)
@@ -56,9 +64,10 @@ def run_job(composed: DictConfig) -> None:
         save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
         sharing = None if setting == "never" else _sharing(config, setting is not None, save_at, start)
         command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
-        run(Request(config, name, folder, resume, command, sharing))
+        summary = run(Request(config, name, folder, resume, command, sharing))
         if resume and not is_sweep:
             _record_overrides(folder, composed, hydra.overrides.task)
+        return summary
     except Exception as error:
         log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
         record_failure(folder, error, name, composed.get("seed"))

@@ -16,7 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from harness.app.arguments import Override
-from harness.app.compose import run_name, typed_config
+from harness.app.compose import job_title, run_name, typed_config
+from harness.app.job_lines import LOG, PlannedJobs
 from harness.app.sweep_folder import open_folder
 from harness.config import Config
 from harness.errors import UserError
@@ -31,7 +32,7 @@ TREE = "tree.json"
 
 
 @contextmanager
-def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[None]:
+def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[PlannedJobs]:
     """Plan the multirun that `config` is about to start in `folder`; while entered, the store keeps what it needs.
 
     With `plan_only` the tree is drawn and the program ends.
@@ -39,7 +40,8 @@ def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[No
     Raises:
         UserError: when the folder belongs to another sweep or cannot be written.
     """
-    jobs, tree = _planned(_jobs(config))
+    count, found = _jobs(config)
+    jobs, tree = _planned(found)
     if jobs and jobs[0].config.plan_only:
         import rich
 
@@ -47,9 +49,14 @@ def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[No
         raise SystemExit(0)
     with ExitStack() as held:
         held.enter_context(open_folder(folder, typed))
-        if jobs and jobs[0].config.resume != "never":
+        shares = bool(jobs) and jobs[0].config.resume != "never"
+        if shares:
             _share(jobs, tree, folder, held)
-        yield
+        if jobs:
+            log.info("a line for each job; what it logs is in %s", folder / "*" / LOG)
+        epochs = tree.epochs_new if shares else [job.config.epochs for job in jobs]
+        widest = max((len(job.title) for job in jobs), default=0)
+        yield PlannedJobs(count, widest, {job.number: new for job, new in zip(jobs, epochs, strict=True)})
 
 
 def boundaries_to_save(folder: Path, overrides: Sequence[str]) -> tuple[int, ...]:
@@ -63,19 +70,21 @@ def boundaries_to_save(folder: Path, overrides: Sequence[str]) -> tuple[int, ...
 
 @dataclass(frozen=True)
 class _Job:
+    number: int
+    title: str
     overrides: tuple[str, ...]
     config: Config
     schedule: str
 
 
-def _jobs(config: DictConfig) -> list[_Job]:
-    """The jobs of Hydra's own sweeper, in its order, without those that will be refused.
+def _jobs(config: DictConfig) -> tuple[int, list[_Job]]:
+    """How many jobs Hydra's own sweeper has, and those of them that will not be refused, in its order.
 
     Of other sweepers, which choose a job by the results of those before, nothing can be known: their runs share
     what they happen to have in common.
     """
     if not str(config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
-        return []
+        return 0, []
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     loader = GlobalHydra.instance().config_loader()
@@ -84,22 +93,23 @@ def _jobs(config: DictConfig) -> list[_Job]:
     found = []
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        for batch in BasicSweeper.split_arguments(overrides, None):
-            for job in batch:
-                composed = loader.load_sweep_config(config, list(job))
-                with suppress(UserError):
-                    found.append(_job(composed))
+        jobs = BasicSweeper.split_arguments(overrides, None)[0]
+        for number, job in enumerate(jobs):
+            composed = loader.load_sweep_config(config, list(job))
+            with suppress(UserError):
+                found.append(_job(number, composed))
     except HydraException:
-        return []  # Hydra will say what is wrong when it comes there itself
-    return found
+        return 0, []  # Hydra will say what is wrong when it comes there itself
+    return len(jobs), found
 
 
-def _job(composed: DictConfig) -> _Job:
+def _job(number: int, composed: DictConfig) -> _Job:
     overrides = tuple(composed.hydra.overrides.task)
     schedule = str(composed.hydra.runtime.choices.scheduler)
+    title = job_title(schedule, composed.hydra.job.override_dirname)
     with open_dict(composed):
         del composed["hydra"]
-    return _Job(overrides, typed_config(composed), schedule)
+    return _Job(number, title, overrides, typed_config(composed), schedule)
 
 
 def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from rich.tree import Tree
@@ -57,9 +58,19 @@ class StageTree:
         return sum(run.plan.epochs for run in self.runs)
 
     @cached_property
+    def epochs_new(self) -> tuple[int, ...]:
+        """By run, in their order, the epochs to train that no run before it trains."""
+        seen: set[str] = set()
+        before = [0]
+        for run in self.runs:
+            seen.update(run.nodes[1:])
+            before.append(len(seen))
+        return tuple(after - so_far for so_far, after in pairwise(before))
+
+    @property
     def epochs_shared(self) -> int:
         """Epochs to train if each is trained once."""
-        return len({node for run in self.runs for node in run.nodes[1:]})
+        return sum(self.epochs_new)
 
     @property
     def branch_keys(self) -> frozenset[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich
 from rich.console import Console
@@ -22,22 +25,80 @@ _ERRORS = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 0.5
 
 
+@dataclass
+class Job:
+    """A job of a sweep while it runs: `job 3 of 15`, what it is, its log, and how many warnings it had."""
+
+    number: str
+    title: str
+    log_file: Path
+    warnings: int = 0
+
+
+# Logging is set up for the whole process, and so is what of it is shown.
+_jobs: list[Job] = []
+_warned: set[str] = set()
+
+
+@contextmanager
+def shown_as(job: Job) -> Iterator[Job]:
+    """While entered, the console has this job's errors, and its warnings unless an earlier job had the same.
+
+    What else it logs is for its log file.
+    """
+    _jobs.append(job)
+    try:
+        yield job
+    finally:
+        _jobs.pop()
+
+
+def say(line: str) -> None:
+    """Print a line as it is, above a live progress bar."""
+    _print(rich.get_console(), line)
+
+
 class ConsoleHandler(logging.Handler):
     """Prints log messages through rich's shared console, above a live progress bar; errors go to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; warnings and errors are marked."""
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno)
-        console = _ERRORS if record.levelno >= logging.ERROR else rich.get_console()
-        text = prefix + record.getMessage()
+        message = record.getMessage()
+        if _jobs and not _is_shown(_jobs[-1], record.levelno, message):
+            return
+        text = f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+        if _jobs:
+            text = f"{_jobs[-1].number} {_jobs[-1].title}  {text}"
         if record.exc_info:
-            text = logging.Formatter().formatException(record.exc_info)
-        console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+            text = _explained(record.exc_info, text)
+        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno)
+        _print(_ERRORS if record.levelno >= logging.ERROR else rich.get_console(), text, style)
+
+
+def _is_shown(job: Job, level: int, message: str) -> bool:
+    if level != logging.WARNING:
+        return level > logging.WARNING
+    job.warnings += 1
+    is_new = message not in _warned
+    _warned.add(message)
+    return is_new
+
+
+def _explained(error: Any, text: str) -> str:
+    """The traceback of an unforeseen error; in a sweep its kind, and where the traceback is."""
+    if not _jobs:
+        return logging.Formatter().formatException(error)
+    return f"{text} ({error[0].__name__}; traceback in {_jobs[-1].log_file})"
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class EpochDisplay:
     """A live bar on a terminal; a line an epoch, but not more than two a second, where output is no terminal.
+
+    In a job of a sweep the lines go to its log file, and the bar vanishes when the job ends.
 
     The bar moves with every batch. Loss and accuracy on it are those of the last finished epoch, since reading them
     earlier would make the GPU wait.
@@ -50,7 +111,7 @@ class EpochDisplay:
         self._bar: Progress | None = None
         if rich.get_console().is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[numbers]}"))
-            self._bar = Progress(*columns)
+            self._bar = Progress(*columns, transient=bool(_jobs))
 
     def __enter__(self) -> EpochDisplay:
         if self._bar is not None:
@@ -69,7 +130,8 @@ class EpochDisplay:
         if self._bar is None:
             yield from batches
             return
-        self._bar.update(self._task, completed=0, description=f"epoch {epoch}/{self.epochs - 1}")
+        where = f"{_jobs[-1].number} {_jobs[-1].title}  " if _jobs else ""
+        self._bar.update(self._task, completed=0, description=f"{where}epoch {epoch}/{self.epochs - 1}")
         for batch in batches:
             yield batch
             self._bar.advance(self._task)
@@ -78,12 +140,12 @@ class EpochDisplay:
         """Show an epoch's line of metrics.jsonl."""
         self._seconds.append(row.seconds or 0.0)
         left = (self.epochs - 1 - row.epoch) * sum(self._seconds) / len(self._seconds)
-        ending = f"lr {rates_text(row.lr)}  {row.images_per_second or 0.0:,.0f} img/s  {_clock(left)} left"
+        ending = f"lr {rates_text(row.lr)}  {row.images_per_second or 0.0:,.0f} img/s  {clock(left)} left"
         if self._bar is not None:
             # Short enough for a terminal of 80 columns.
             numbers = f"loss {_loss(row.train_loss)}  val {row.val_accuracy:.2%}  {ending}"
-            self._bar.update(self._task, numbers=numbers)
-        elif self._wants_line(row.epoch):
+            self._bar.update(self._task, numbers=f"val {row.val_accuracy:.2%}" if _jobs else numbers)
+        if (self._bar is None or _jobs) and self._wants_line(row.epoch):
             scores = (
                 f"train {_loss(row.train_loss)} {row.train_accuracy:.2%}  "
                 f"val {_loss(row.val_loss)} {row.val_accuracy:.2%}"
@@ -105,7 +167,8 @@ def _loss(value: float | None) -> str:
     return f"{value:.4f}" if value < 1000 else f"{value:.4g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as `0:42` or `1:05:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

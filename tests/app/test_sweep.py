@@ -1,7 +1,10 @@
 import csv
 import json
+import logging
+import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,10 @@ from support.small_runs import SMALL, train, train_command
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import run_name
+from harness.app.job_lines import JobLines, PlannedJobs
 from harness.app.sweep_folder import SWEEP, open_folder
+from harness.record import Summary
+from harness.views.console import ConsoleHandler
 
 QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
 
@@ -56,11 +62,67 @@ def test_a_sweep_with_a_failed_job_trains_the_others_and_reports_on_all(tmp_path
     assert "report: sweep/report/report.md" in done.stdout
 
 
-def test_a_sweep_says_nothing_on_standard_error(tmp_path):
+def test_a_sweep_has_a_line_for_each_job_and_every_warning_once_and_details_in_the_logs(tmp_path):
+    swept = ["scheduler=multistep", "scheduler.milestones=[1],[9]", "seed=0,1"]
     # A process of its own: what a library prints when Python ends is part of it.
-    command = train_command("-m", *QUICK, "scheduler=constant,step")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(train_command("-m", *QUICK, *swept), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+    lines = done.stdout.partition("\n\n")[0].splitlines()
+    assert lines[:2] == [
+        "stage tree: 4 runs of 12 epochs in all, 10 to train (1.20 times fewer)",
+        "a line for each job; what it logs is in sweep/*/train.log",
+    ]
+    folders = sorted(tmp_path.glob("sweep/*_*"))
+    accuracies = [json.loads((folder / "summary.json").read_text())["final_val_accuracy"] for folder in folders]
+    results = [f"val {accuracy:.2%}" for accuracy in accuracies]
+    job, seconds = r"multistep milestones=\[{}\] seed={}  ", r"[\d.]+ s"
+    first, second = rf"3 epochs, {seconds}", rf"2 epochs \+ 1 reused, {seconds}, 1 warning"
+    wanted = [
+        rf"job 1 of 4 {job.format(1, 0)}{results[0]}, {first}, \d:\d\d left",
+        rf"job 2 of 4 {job.format(1, 1)}{results[1]}, {first}, \d:\d\d left",
+        rf"job 3 of 4 {job.format(9, 0)}warning: schedule multistep: milestone 9 never fires: .*",
+        rf"job 3 of 4 {job.format(9, 0)}{results[2]}, {second}, \d:\d\d left",
+        rf"job 4 of 4 {job.format(9, 1)}{results[3]}, {second}",
+    ]
+    for line, pattern in zip(lines[2:], wanted, strict=True):
+        assert re.fullmatch(pattern, line), line
+    log = (folders[3] / "train.log").read_text()
+    for said in ("milestone 9 never fires", "epoch 0 reused from the stage store", "epoch 2/2  train ", "test acc"):
+        assert said in log
+
+
+def test_an_unforeseen_error_in_a_job_has_one_line_that_says_where_its_traceback_is(capsys):
+    def run():
+        try:
+            raise RuntimeError("the cable is unplugged")
+        except RuntimeError as error:
+            record = logging.LogRecord("", logging.ERROR, "", 0, "%s", (error,), sys.exc_info())
+            ConsoleHandler().emit(record)
+            raise
+
+    with pytest.raises(RuntimeError):
+        JobLines(PlannedJobs(9)).show(4, "step seed=1", Path("sweep/4_step"), run)
+    shown = capsys.readouterr()
+    where = "(RuntimeError; traceback in sweep/4_step/train.log)"
+    assert (shown.out, shown.err) == ("", f"job 5 of 9 step seed=1  error: the cable is unplugged {where}\n")
+
+
+@pytest.mark.parametrize(
+    ("reused", "left"),
+    [
+        # 0.6 s an epoch and 3 s beside: two more jobs, and 14 epochs to train.
+        (0, "0:14"),
+        # 6 s beside the five epochs that were trained; half of what was planned was in the store.
+        (5, "0:16"),
+    ],
+)
+def test_the_time_left_counts_epochs_to_train_and_what_a_job_takes_beside(monkeypatch, capsys, tmp_path, reused, left):
+    clock = iter([100.0, 109.0])
+    monkeypatch.setattr("harness.app.job_lines.time.perf_counter", lambda: next(clock))
+    rest = {"epochs_trained": 10 - reused, "epochs_reused": reused, "final_val_accuracy": 0.5, "seconds": 6.0}
+    done = Summary(status="completed", scheduler="step", seed=0, epochs=10, **rest)
+    JobLines(PlannedJobs(3, 0, {0: 10, 1: 10, 2: 4})).show(0, "step", tmp_path, lambda: done)
+    assert capsys.readouterr().out.endswith(f", 9.0 s, {left} left\n")
 
 
 def test_a_setting_that_one_swept_schedule_lacks_is_refused_with_the_way_out(tmp_path):
@@ -86,19 +148,19 @@ def test_every_run_of_a_sweep_has_the_bits_that_it_has_alone(tmp_path):
 def test_an_interrupted_sweep_stops_and_reports_on_what_there_is(tmp_path):
     long = [override for override in QUICK if not override.startswith("epochs=")]
     process = subprocess.Popen(
-        train_command("-m", *long, "epochs=40", "scheduler=constant", "seed=0,1,2"),
+        train_command("-m", *long, "scheduler=constant", "epochs=3,20000,4"),  # the second outlasts any delay here
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    while not (tmp_path / "sweep" / "1_constant_seed=1" / "metrics.jsonl").exists():
-        assert process.stdout.readline(), "the sweep ended before its second run began"
+    rows = tmp_path / "sweep" / "1_constant_epochs=20000" / "metrics.jsonl"
+    while not rows.exists() or rows.stat().st_size == 0:
+        assert process.poll() is None, "the sweep ended before its second run began"
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130
     assert "report: sweep/report/report.md" in output
-    assert not (tmp_path / "sweep" / "2_constant_seed=2").exists()
+    assert not (tmp_path / "sweep" / "2_constant_epochs=4").exists()
     report = (tmp_path / "sweep" / "report" / "report.md").read_text().replace("\\", "")
-    assert "1_constant_seed=1" in report
+    assert "1_constant_epochs=20000" in report
     assert "interrupted" in report
 
 

@@ -49,10 +49,11 @@ def test_a_mistake_is_told_without_a_traceback_and_exits_with_2(tmp_path, overri
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_on_a_terminal_a_bar_moves_and_changes_are_announced(tmp_path):
+def on_a_terminal(folder, *overrides):
+    """What train.py shows there, with all that moves the cursor."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        train_command(*SMALL), cwd=tmp_path, stdout=follower, stderr=follower, stdin=follower,
+        train_command(*overrides), cwd=folder, stdout=follower, stderr=follower, stdin=follower,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
     )  # fmt: skip
     os.close(follower)
@@ -63,10 +64,22 @@ def test_on_a_terminal_a_bar_moves_and_changes_are_announced(tmp_path):
     except OSError:  # Linux ends a closed terminal so
         pass
     assert process.wait() == 0
-    text = output.decode()
+    return output.decode()
+
+
+def test_on_a_terminal_a_bar_moves_and_changes_are_announced(tmp_path):
+    text = on_a_terminal(tmp_path, *SMALL)
     assert "epoch 3/3" in text
     assert "img/s" in text
     assert "epoch 2: learning rate 0.003 -> 0.0003" in text
+
+
+def test_on_a_terminal_a_sweep_has_a_bar_for_the_job_that_vanishes_into_its_line(tmp_path):
+    text = on_a_terminal(tmp_path, "-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert "job 1 of 2 multistep seed=0  epoch 3/3" in text
+    assert "job 2 of 2 multistep seed=1  val " in text
+    assert "learning rate 0.003 -> 0.0003" not in text
+    assert "epoch 3/3  train " in (tmp_path / "sweep" / "0_seed=0" / "train.log").read_text()
 
 
 def preview(folder, *arguments):
