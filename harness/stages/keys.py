@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # How the names of that part of an identity begin which is known only where the run is.
@@ -22,6 +22,11 @@ def names(identity: Mapping[str, Any], epochs: Iterable[Mapping[str, float]]) ->
     circumstances = {name: value for name, value in identity.items() if name.startswith(_CIRCUMSTANCES)}
     settings = {name: value for name, value in identity.items() if name not in circumstances}
     return [f"{root(circumstances)[:32]}/{key}" for key in chain(root(settings), epochs)]
+
+
+def names_of(identity: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> tuple[str, str]:
+    """The name of the state after these epochs, and the one that it had in earlier versions."""
+    return names(identity, epochs)[-1], chain(root(identity), epochs)[-1]
 
 
 def root(identity: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ class StageStore:
         path = self._path(name)
         try:
             state = load_state(path)
-            if keys.names(state.identity, [row.lr for row in state.rows])[-1] != name:
+            if name not in keys.names_of(state.identity, [row.lr for row in state.rows]):
                 raise DamagedCheckpointError(f"{path}: holds another state than its name says")
         except DamagedCheckpointError as error:
             if self._exists(name):  # else it was evicted meanwhile

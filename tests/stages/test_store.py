@@ -192,10 +192,12 @@ def test_a_sweep_needs_its_states_under_all_circumstances_and_names_tell_these_a
 def test_what_earlier_versions_put_into_one_folder_is_counted_and_evicted(tmp_path):
     store = StageStore(tmp_path, 10**9, 0)
     name = put(store, [1], used=10)
-    old = tmp_path / "a1b2.pt"
+    old = tmp_path / f"{keys.chain(keys.root(IDENTITY), [{'default': 1}])[-1]}.pt"
     (tmp_path / f"{name}.pt").rename(old)
     newer = put(store, [2], used=20)
     assert [entry.path for entry in store.entries()] == [old, tmp_path / f"{newer}.pt"]
+    assert verify(store.entries(), store) == []
+    os.utime(old, (10, 10))
     assert [entry.path for entry in store.evict(store.entries()[1].size)] == [old]
 
 
