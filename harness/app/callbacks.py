@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,6 +68,7 @@ def report_on_sweep(completed: bool) -> None:
     from harness.record import RUN_FILES
     from harness.report.aggregates import write_aggregates
     from harness.report.write import write_report
+    from harness.views.tensorboard import opening_lines
 
     try:
         report = write_report([folder], folder / "report")
@@ -85,4 +85,4 @@ def report_on_sweep(completed: bool) -> None:
     print(f"\n{report.text}\n")
     for path in report.files:
         print(f"report: {path}")
-    print(f"curves: tensorboard --logdir {shlex.quote(str(folder))}")
+    print("\n".join(opening_lines(folder, "custom_scalars")))

@@ -24,13 +24,14 @@ from harness.views.tensorboard import line_chart, page
 
 _SUFFIX = ".aggregated"  # tells event files written here from those of runs
 _LONGEST_NAME = 100
+_HELPERS = "~band"  # cards are sorted by tag: what only the charts with intervals need comes last
 
 
 def write_aggregates(groups: Sequence[Group], output: Path) -> tuple[Path, ...]:
     """Write a TensorBoard run for each schedule of the groups below `output`, and return their folders.
 
     The scalars of an epoch are `mean/lr/<group>`, `mean/val/accuracy` and so on for loss and training, and, with two
-    seeds or more, `band/val/accuracy/low` and `high` and so on, NaN in an epoch that only one run has. The first group
+    seeds or more, `~band/val/accuracy/low` and `high` and so on, NaN in an epoch that only one run has. The first group
     is the main one (`make_groups`); the folders of the others begin with their number. What an earlier call left in
     `output` is replaced, so that no point is there twice, and schedules that are gone are removed; other files are
     left alone.
@@ -140,4 +141,4 @@ def mean_tag(tag: str) -> str:
 
 def band_tags(tag: str) -> tuple[str, str]:
     """The tags of the lower and upper end of that mean's interval."""
-    return f"band/{tag}/low", f"band/{tag}/high"
+    return f"{_HELPERS}/{tag}/low", f"{_HELPERS}/{tag}/high"

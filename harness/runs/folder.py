@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from harness.record import (
     holds_run,
 )
 from harness.runs.request import Training
+from harness.views.tensorboard import opening_lines
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def summary_lines(summary: Summary, folder: Path) -> list[str]:
         f"time: {summary.seconds:.1f} s for {summary.epochs} epochs on {summary.device}"
         + (f", of which {summary.epochs_reused} were reused" if summary.epochs_reused else ""),
         f"files: {folder}",
-        f"curves: tensorboard --logdir {shlex.quote(str(folder))}",
+        *opening_lines(folder, "scalars"),
     ]
 
 

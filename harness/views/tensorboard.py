@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -116,3 +118,14 @@ def page(title: str, charts: Sequence[layouts.Chart]) -> Summary:
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
     described = layout_metadata.create_summary_metadata()
     return Summary(value=[Summary.Value(tag=layout_metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=described)])
+
+
+def opening_lines(folder: Path, tab: str) -> list[str]:
+    """How a person looks at a folder's curves; `tab` is `scalars` or `custom_scalars`.
+
+    By itself TensorBoard smooths, which makes slides of a learning rate's steps.
+    """
+    return [
+        f"curves: tensorboard --logdir {shlex.quote(str(folder))}",
+        f"        http://localhost:6006/#{tab}&_smoothingWeight=0",
+    ]

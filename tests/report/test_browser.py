@@ -8,14 +8,19 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
+from support.run_folders import write_sweep
 from support.small_runs import SMALL
 
 from harness.app.compose import compose_config
+from harness.compare.groups import make_groups
+from harness.compare.load import load_runs
+from harness.report.aggregates import write_aggregates
 from harness.report.write import write_report
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.views import browser
 from harness.views.style import COLOURS
+from harness.views.tensorboard import opening_lines
 
 exceptions = pytest.importorskip("selenium.common.exceptions")
 support = pytest.importorskip("selenium.webdriver.support.ui")
@@ -125,6 +130,41 @@ def test_the_page_that_tensorboard_opens_with_draws_them_too(driver, address):
     page = f"{address}/?darkMode=false&tagFilter=%5Elr%2Fdefault%24&smoothing=0#timeseries"
     drawn = opened(driver, page, lambda: len(found := pixels()) == 3 and min(found) > 50 and found)
     assert len(drawn) == 3
+    assert errors(driver) == []
+
+
+def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(driver, tmp_path):
+    write_sweep(tmp_path / "runs", seeds=2)
+    write_aggregates(make_groups(load_runs([tmp_path / "runs"]).runs), tmp_path / "aggregated")
+
+    def drawn():
+        """By margin chart how many intervals it has filled."""
+        return driver.execute_script(
+            EVERYWHERE
+            + """
+            const charts = {};
+            for (const e of all(document)) if (e.tagName === 'TF-CUSTOM-SCALAR-MARGIN-CHART-CARD')
+                charts[e.title] = [...all(e.shadowRoot)].filter(p => p.tagName === 'path' && p.getAttribute('d')
+                    && p.getBoundingClientRect().width > 50 && getComputedStyle(p).fill !== 'none').length;
+            return charts;"""
+        )
+
+    def elements(tag, attribute):
+        script = f"return [...all(document)].filter(e => e.tagName === '{tag}').map(e => e.{attribute})"
+        return driver.execute_script(EVERYWHERE + script)
+
+    def categories():
+        return elements("TF-CATEGORY-PAGINATED-VIEW", "category.name")
+
+    titles = ["mean validation accuracy", "mean validation loss", "mean training loss"]
+    page = opening_lines(tmp_path, "custom_scalars")[1].strip()
+    with browser.tensorboard(tmp_path / "aggregated") as address:
+        opened(driver, page.replace("http://localhost:6006", address), lambda: drawn() == dict.fromkeys(titles, 3))
+        assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
+        page = opening_lines(tmp_path, "scalars")[1].strip().replace("http://localhost:6006", address)
+        names = opened(driver, page, lambda: "~band" in (names := categories()) and names)
+        assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
+    assert names[-2:] == ["mean", "~band"]
     assert errors(driver) == []
 
 

@@ -113,7 +113,7 @@ def test_one_aggregated_run_a_schedule_has_the_mean_and_the_band(sweep, tensorbo
         means = [(a["val_loss"] + b["val_loss"]) / 2 for a, b in zip(*logs, strict=True)]
         served = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag="mean/val/loss")
         assert [value for *_, value in served] == pytest.approx(means)
-        low = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag="band/val/loss/low")
+        low = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag="~band/val/loss/low")
         assert all(value <= mean for (*_, value), mean in zip(low, means, strict=True))
 
 
@@ -124,8 +124,8 @@ def test_custom_scalars_lay_the_schedules_over_each_other(tensorboard):
     assert charts["validation loss"]["multiline"]["tag"] == ["val/loss$"]
     assert charts["mean validation loss"]["margin"]["series"][0] == {
         "value": "mean/val/loss",
-        "lower": "band/val/loss/low",
-        "upper": "band/val/loss/high",
+        "lower": "~band/val/loss/low",
+        "upper": "~band/val/loss/high",
     }
 
 
