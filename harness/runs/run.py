@@ -51,7 +51,7 @@ from harness.training.devices import set_up
 from harness.training.learner import Learner
 from harness.training.loop import Batches, Predictions, evaluate
 from harness.training.optim import preview_optimizer
-from harness.training.plan import LrPlan, rates_text
+from harness.training.plan import LrPlan, plan_text, rates_text
 from harness.training.schedule import make_plan
 from harness.training.schedule_rules import plan_warnings
 from harness.training.state import TrainState, save_tensors, weights_sha256
@@ -158,11 +158,7 @@ def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan
     log.info("model %s: %s parameters", getattr(config.model, "architecture", config.model.name), f"{parameters:,}")
     if isinstance(model, Resized):
         log.info("images are scaled to %dx%d, which this network needs", model.size, model.size)
-    log.info(
-        "schedule %s: learning rate %s, %d change%s in %d epochs",
-        request.scheduler_name, rates_text(plan.by_group(0)), len(plan.changes),
-        "" if len(plan.changes) == 1 else "s", plan.epochs,
-    )  # fmt: skip
+    log.info("schedule %s: %s", request.scheduler_name, plan_text(plan))
 
 
 def _continue(training: Training) -> None:

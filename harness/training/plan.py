@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+_FEW = 5  # changes that are named one by one
+
 
 @dataclass(frozen=True)
 class LrChange:
@@ -56,3 +58,15 @@ def rates_text(rates: Mapping[str, float]) -> str:
     if len(rates) == 1:
         return f"{next(iter(rates.values())):.4g}"
     return " ".join(f"{name}={rate:.4g}" for name, rate in rates.items())
+
+
+def plan_text(plan: LrPlan) -> str:
+    """A plan as short text: its changes where they are few, else its first, highest and last rates."""
+    texts = [rates_text(plan.by_group(epoch)) for epoch in range(plan.epochs)]
+    changes, highest = plan.changes, plan.rates.index(max(plan.rates))
+    if len(changes) <= _FEW:
+        named = [f"{texts[change.epoch]} from epoch {change.epoch}" for change in changes]
+    else:
+        peak = [f"{texts[highest]} in epoch {highest}"] if 0 < highest < plan.epochs - 1 else []
+        named = [*peak, f"{texts[-1]} in epoch {plan.epochs - 1}, {len(changes)} changes"]
+    return f"learning rate {', '.join([texts[0], *named])} ({plan.epochs} epochs)"

@@ -11,6 +11,7 @@ from harness.app.compose import compose_config
 from harness.config import ClassConfig
 from harness.errors import UserError
 from harness.training.optim import preview_optimizer
+from harness.training.plan import plan_text
 from harness.training.schedule import build_scheduler, make_plan
 from harness.training.schedule_rules import check_settings, plan_warnings
 
@@ -43,6 +44,25 @@ def test_milestones_2_8_10_halve_before_epochs_2_8_and_10():
         (8, (4.0,), (2.0,)),
         (10, (2.0,), (1.0,)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates", "text"),
+    [
+        (config("ConstantLR", factor=1.0), [0.003], "0.003"),
+        (config("MultiStepLR", milestones=[30, 80]), [0.003], "0.003, 0.0003 from epoch 30, 3e-05 from epoch 80"),
+        (config("StepLR", step_size=60), [1.0, 2.0], "g0=1 g1=2, g0=0.1 g1=0.2 from epoch 60"),
+        (config("ExponentialLR", gamma=0.5), [1.0], "1, 1.578e-30 in epoch 99, 99 changes"),
+        (
+            config("OneCycleLR", max_lr=1.0, total_steps=101, pct_start=0.3, cycle_momentum=False),
+            [1.0],
+            "0.04, 0.9998 in epoch 30, 0.0004975 in epoch 99, 99 changes",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, list | str) else value.target.rpartition(".")[2],
+)
+def test_a_plan_is_told_by_its_changes_where_they_are_few_and_else_by_its_ends_and_peak(schedule, rates, text):
+    assert plan_text(make_plan(schedule, optimizer(*rates), 100)) == f"learning rate {text} (100 epochs)"
 
 
 def test_every_parameter_group_decays_from_its_own_rate():
