@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support.processes import forking
 from support.small_runs import SMALL, compose_once, read_rows, train, train_command, undrawn, untimed
@@ -94,7 +94,10 @@ def work(folder, jobs, moment):
     sys.setprofile(None)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+# A failure is shown as it was found: to look for a smaller one takes minutes.
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
+)
 @given(drawn=st.lists(schedules, min_size=3, max_size=6), chance=st.randoms(use_true_random=False))
 def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path_factory, drawn, chance):
     folder = tmp_path_factory.mktemp("tree")
