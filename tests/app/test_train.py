@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 from support.processes import run_script
-from support.small_runs import ROOT, SMALL, train, train_command
+from support.small_runs import ROOT, SMALL, train, train_as_typed, train_command
 
 
 def test_a_newcomer_s_command_trains_and_says_what_happened(tmp_path):
-    done = train(tmp_path, *SMALL)
+    done = train_as_typed(tmp_path, *SMALL)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").glob("*_multistep_seed0")
+    (folder,) = (path.parent for path in (tmp_path / "runs").glob("*/summary.json"))
     summary = json.loads((folder / "summary.json").read_text())
     assert "epoch 2: learning rate 0.003 -> 0.0003" in done.stdout
     assert f"test accuracy: {summary['test_accuracy']:.2%}" in done.stdout
@@ -32,16 +32,16 @@ def test_milestones_beyond_the_run_are_warned_of_on_the_console(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("start", "override", "message"),
     [
-        ("foo=1", "foo=1: unknown setting; known: "),
-        ("scheduler.milestones=[80,30]", "scheduler.milestones=[80, 30]: 30 comes after 80"),
-        ("data=mnist", "Put the files into one of these folders"),
-        ("resume=nowhere", "resume=nowhere: must be auto, never or the folder of a run"),
+        (train_as_typed, "foo=1", "foo=1: unknown setting; known: "),
+        (train, "scheduler.milestones=[80,30]", "scheduler.milestones=[80, 30]: 30 comes after 80"),
+        (train, "data=mnist", "Put the files into one of these folders"),
+        (train, "resume=nowhere", "resume=nowhere: must be auto, never or the folder of a run"),
     ],
 )
-def test_a_mistake_is_told_without_a_traceback_and_exits_with_2(tmp_path, override, message):
-    done = train(tmp_path, override, "hydra.run.dir=run")
+def test_a_mistake_is_told_without_a_traceback_and_exits_with_2(tmp_path, start, override, message):
+    done = start(tmp_path, override, "hydra.run.dir=run")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -164,8 +164,8 @@ def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(dri
         page = opening_lines(tmp_path, "scalars")[1].strip().replace("http://localhost:6006", address)
         names = opened(driver, page, lambda: "~band" in (names := categories()) and names)
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
-    assert names[-2:] == ["mean", "~band"]
-    assert errors(driver) == []
+        assert names[-2:] == ["mean", "~band"]
+        assert errors(driver) == []
 
 
 def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):

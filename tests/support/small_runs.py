@@ -1,11 +1,11 @@
 """Small runs, train.py as its user starts it, and ways to read what they leave."""
 
 import json
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
@@ -28,8 +28,13 @@ def train_command(*overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *overrides]
 
 
-def train(folder: Path, *overrides: str) -> CompletedProcess[str]:
-    """Run train.py in `folder` to its end, without waiting for imports."""
+def train_as_typed(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run train.py in `folder` to its end as its user does."""
+    return subprocess.run(train_command(*overrides), cwd=folder, capture_output=True, text=True, check=False)
+
+
+def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """As `train_as_typed`, without waiting for imports."""
     return run_script(ROOT / "train.py", *overrides, folder=folder)
 
 
