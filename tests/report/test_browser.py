@@ -166,6 +166,7 @@ def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(dri
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
         assert names[-2:] == ["mean", "~band"]
         assert errors(driver) == []
+        driver.get("about:blank")  # the page must not go on loading when its TensorBoard has ended
 
 
 def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):
