@@ -19,14 +19,12 @@ from typing import Any
 
 import rich
 import torch
+from matplotlib.figure import Figure
 from rich.table import Table
 
 import harness.machine
 from harness.app.compose import compose_config
-from harness.benchmarks.charts import plot_bars
-from harness.benchmarks.processes import measured
-from harness.benchmarks.ratios import Spread, ratios
-from harness.benchmarks.study import Study, chosen, parser, table
+from harness.benchmarks.study import Figures, Spread, Study, bars, chosen, measured, parser, ratios, table
 from harness.config import ClassConfig, Config
 from harness.errors import UserError
 from harness.runs.checkpoints import Checkpoints
@@ -82,19 +80,6 @@ CHANGES: dict[str, Change] = {
 }
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of an epoch with all that comes between epochs, and where it ran."""
-
-    seconds: float
-    device: str
-    precision: str
-    threads: int
-
-    def __str__(self) -> str:
-        return f"{self.seconds:.3f} s an epoch"
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure all changes in turn, or, as their own processes are started, one.
 
@@ -109,26 +94,54 @@ def main(arguments: Sequence[str]) -> None:
     given = [*work, *_SETTINGS, *options.overrides]
     if options.change:
         config, name = compose_config([*given, *CHANGES[options.change].overrides])
-        print(json.dumps(asdict(_measure(config, name, CHANGES[options.change]))))
+        print(json.dumps(_measure(config, name, CHANGES[options.change])))
         return
     config, _ = compose_config(given)
     if config.epochs < 3:
         raise UserError(f"epochs={config.epochs}: must be 3 or more to time whole epochs")
+    names = [BASE, *chosen(options.only, [name for name in CHANGES if name != BASE])]
+    _Features(options, [names], {"config": config.plain()}).run()
 
-    def measure(name: str) -> Timing:
-        return Timing(**measured("features", [*options.overrides, "--change", name]))
 
-    def record(study: Study[Timing]) -> dict[str, Any]:
-        costs = _costs(study)
+class _Features(Study):
+    def measure(self, name: str) -> Figures:
+        return measured("features", [*self.options.overrides, "--change", name])
+
+    def said(self, figures: Figures) -> str:
+        return f"{figures['seconds']:.3f} s an epoch"
+
+    def costs(self) -> dict[str, tuple[Spread, Spread]]:
+        return {name: cost for name in self.rounds if name != BASE and (cost := _cost(self.rounds, name))}
+
+    def record(self) -> dict[str, Any]:
         return {
-            "config": config.plain(),
-            "rounds": study.as_json(),
-            "time_with_over_without": {name: asdict(ratio) for name, (ratio, _) in costs.items()},
-            "milliseconds_an_epoch": {name: asdict(added) for name, (_, added) in costs.items()},
+            **super().record(),
+            "time_with_over_without": {name: asdict(ratio) for name, (ratio, _) in self.costs().items()},
+            "milliseconds_an_epoch": {name: asdict(added) for name, (_, added) in self.costs().items()},
         }
 
-    names = [BASE, *chosen(options.only, [name for name in CHANGES if name != BASE])]
-    Study(options, [names], measure, record, _table, _draw).run()
+    def table(self) -> Table:
+        base = self.results().get(BASE)
+        where = f": {self.spread(BASE, 'seconds')} s, {base[0]['device']}, {base[0]['precision']}" if base else ""
+        rows = [
+            (name, str(ratio), f"{added.median:+.1f} ({added.min:+.1f} to {added.max:+.1f})")
+            for name, (ratio, added) in self.costs().items()
+        ]
+        title = f"Cost of features; an epoch as by default{where}"
+        return table(title, ["feature"], ["time with it over without", "ms an epoch"], rows)
+
+    def chart(self) -> Figure | None:
+        label = "time of an epoch with it over without (median and range)"
+        return bars("Cost of features", label, {name: ratio for name, (ratio, _) in self.costs().items()})
+
+
+def _cost(rounds: Mapping[str, Sequence[Figures | None]], name: str) -> tuple[Spread, Spread] | None:
+    """With the feature over without it, and the milliseconds of an epoch that it adds, round by round."""
+    base, changed = ([figures["seconds"] if figures else None for figures in rounds[key]] for key in (BASE, name))
+    having, lacking = (changed, base) if CHANGES[name].adds else (base, changed)
+    found = ratios(having, lacking)
+    added = [1e3 * (a - b) for a, b in zip(having, lacking, strict=False) if a is not None and b is not None]
+    return (found, Spread.of(added)) if found else None
 
 
 class _Starts(logging.Handler):
@@ -143,7 +156,8 @@ class _Starts(logging.Handler):
             self.seconds[int(str(record.args[0]))] = time.perf_counter()
 
 
-def _measure(config: Config, name: str, change: Change) -> Timing:
+def _measure(config: Config, name: str, change: Change) -> Figures:
+    """Seconds of an epoch with all that comes between epochs, and where it ran."""
     last, starts, logger = config.epochs - 1, _Starts(), logging.getLogger("harness")
     logger.setLevel(logging.INFO)
     logger.addHandler(starts)
@@ -161,35 +175,5 @@ def _measure(config: Config, name: str, change: Change) -> Timing:
     logger.removeHandler(starts)
     logger.setLevel(logging.NOTSET)
     seconds = (starts.seconds[last] - starts.seconds[1]) / (last - 1)
-    return Timing(seconds, str(summary.device), recorded["identity"]["precision"], torch.get_num_threads())
-
-
-def _cost(rounds: Mapping[str, Sequence[Timing | None]], name: str) -> tuple[Spread, Spread] | None:
-    """With the feature over without it, and the milliseconds of an epoch that it adds, round by round."""
-    base, changed = ([t.seconds if t else None for t in rounds[key]] for key in (BASE, name))
-    having, lacking = (changed, base) if CHANGES[name].adds else (base, changed)
-    found = ratios(having, lacking)
-    added = [1e3 * (a - b) for a, b in zip(having, lacking, strict=False) if a is not None and b is not None]
-    return (found, Spread.of(added)) if found else None
-
-
-def _costs(study: Study[Timing]) -> dict[str, tuple[Spread, Spread]]:
-    return {name: cost for name in study.rounds if name != BASE and (cost := _cost(study.rounds, name))}
-
-
-def _table(study: Study[Timing]) -> Table:
-    base = study.results().get(BASE)
-    where = f": {study.spread(BASE, 'seconds')} s, {base[0].device}, {base[0].precision}" if base else ""
-    rows = [
-        (name, str(ratio), f"{added.median:+.1f} ({added.min:+.1f} to {added.max:+.1f})")
-        for name, (ratio, added) in _costs(study).items()
-    ]
-    title = f"Cost of features; an epoch as by default{where}"
-    return table(title, ["feature"], ["time with it over without", "ms an epoch"], rows)
-
-
-def _draw(study: Study[Timing], path: Path) -> bool:
-    bars = {name: ratio for name, (ratio, _) in _costs(study).items()}
-    if bars:
-        plot_bars(path, "Cost of features", "time of an epoch with it over without (median and range)", bars, ())
-    return bool(bars)
+    ran = {"device": str(summary.device), "precision": recorded["identity"]["precision"]}
+    return {"seconds": seconds, **ran, "threads": torch.get_num_threads()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.app.arguments import quoted
-from harness.benchmarks.processes import BENCHMARK, ROOT
+from harness.benchmarks import BENCHMARK, ROOT
 from harness.errors import UserError
 from harness.files import write_json
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.charts import plot_lines
-from harness.benchmarks.contestants import BARE, HARNESS, contestants
-from harness.benchmarks.processes import measured
-from harness.benchmarks.ratios import Spread
-from harness.benchmarks.study import Study, parser, positive, table
-from harness.benchmarks.work import SPEED, Result, prepare
+from harness.benchmarks.contestants import BARE, HARNESS, PLAIN_LOOP
+from harness.benchmarks.study import Figures, Spread, Study, measured, parser, positive, table
+from harness.benchmarks.work import SPEED, prepare
 from harness.errors import UserError
+from harness.views.style import COLOURS, DASHES, MARK, margins
 
 # The axes by name, and for each value the settings that make it.
 AXES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -37,24 +35,8 @@ AXES: dict[str, dict[str, tuple[str, ...]]] = {
         "resnet18": ("model=resnet18",),
     },
 }
-_LOADER = list(contestants())[3]
-_COMPARED = (HARNESS, BARE, _LOADER)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one axis."""
-
-    axis: str
-    value: str
-
-    def of(self, name: str) -> str:
-        """A contestant at this point, as the study names it."""
-        return f"{self.axis} {self.value}, {name}"
-
-    def ratios(self, study: Study[Result]) -> dict[str, Spread | None]:
-        """This harness's speed over the others' here, round by round."""
-        return {name: study.ratio(self.of(HARNESS), self.of(name), SPEED) for name in (BARE, _LOADER)}
+_OTHERS = (BARE, PLAIN_LOOP)
+_ALL = (HARNESS, *_OTHERS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,69 +45,90 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for wrong settings, and, after everything is written, when a measurement failed.
     """
-    options = _options(arguments)
-    points = [Point(axis, value) for axis in options.axes for value in AXES[axis]]
-    places = {point.of(name): (point, name) for point in points for name in _COMPARED}
-    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-        file = Path(folder) / "data.pt"
-
-        # The contestants of a point come one after the other.
-        @lru_cache(maxsize=1)
-        def prepared(point: Point) -> list[str]:
-            settings = ["data=synthetic", *options.overrides, *AXES[point.axis][point.value]]
-            images = options.steps * compose_config(settings)[0].batch_size
-            # A tenth is held out for validation.
-            overrides = [*settings, f"data.images={images * 10 // 9 + 20}", f"data.train_size={images}"]
-            prepare(compose_config(overrides)[0], file)
-            return [*overrides, "--data", str(file)]
-
-        def measure(name: str) -> Result:
-            point, contestant = places[name]
-            return Result(**measured("train", [*prepared(point), "--contestant", contestant]))
-
-        def record(study: Study[Result]) -> dict[str, Any]:
-            return {"steps_timed": options.steps, "points": [_point_as_json(point, study) for point in points]}
-
-        groups = [[point.of(name) for name in _COMPARED] for point in points]
-        Study(options, groups, measure, record, partial(_table, points), partial(_draw, points)).run()
-
-
-def _options(arguments: Sequence[str]) -> Namespace:
     made = parser("growth", __doc__, rounds=1)
     made.add_argument("--steps", type=positive, default=30, help="optimizer steps in each timed part (default: 30)")
     made.add_argument("--axes", default=",".join(AXES), help=f"with commas between (default: {','.join(AXES)})")
     options = made.parse_intermixed_args(list(arguments))
-    options.axes = [axis.strip() for axis in options.axes.split(",")]
-    if unknown := [axis for axis in options.axes if axis not in AXES]:
+    axes = [axis.strip() for axis in options.axes.split(",")]
+    if unknown := [axis for axis in axes if axis not in AXES]:
         raise UserError(f"--axes {unknown[0]}: must be of {', '.join(AXES)}")
-    return options
+    points = [(axis, value) for axis in axes for value in AXES[axis]]
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        _Growth(options, points, Path(folder) / "data.pt").run()
 
 
-def _point_as_json(point: Point, study: Study[Result]) -> dict[str, Any]:
-    rounds = study.as_json()
-    return {
-        **asdict(point),
-        "rounds": {name: rounds[point.of(name)] for name in _COMPARED},
-        "harness_ratio": {name: ratio and asdict(ratio) for name, ratio in point.ratios(study).items()},
-    }
+class _Growth(Study):
+    """A point is an axis and one of its values; a contestant there is named by `_at`."""
+
+    def __init__(self, options: Namespace, points: Sequence[tuple[str, str]], file: Path) -> None:
+        groups = [[_at(*point, name) for name in _ALL] for point in points]
+        super().__init__(options, groups, {"steps_timed": options.steps})
+        self.points, self.file = points, file
+        self.places = {_at(*point, name): (point, name) for point in points for name in _ALL}
+        self.prepared: tuple[tuple[str, str], list[str]] | None = None
+
+    def measure(self, name: str) -> Figures:
+        (axis, value), contestant = self.places[name]
+        # The contestants of a point come one after the other.
+        if self.prepared is None or self.prepared[0] != (axis, value):
+            settings = ["data=synthetic", *self.options.overrides, *AXES[axis][value]]
+            images = self.options.steps * compose_config(settings)[0].batch_size
+            # A tenth is held out for validation.
+            settings += [f"data.images={images * 10 // 9 + 20}", f"data.train_size={images}"]
+            prepare(compose_config(settings)[0], self.file)
+            self.prepared = (axis, value), settings
+        return measured("train", [*self.prepared[1], "--data", str(self.file), "--contestant", contestant])
+
+    def said(self, figures: Figures) -> str:
+        return f"{figures[SPEED]:,.0f} images/s"
+
+    def ratios(self, axis: str, value: str) -> dict[str, Spread | None]:
+        """This harness's speed over the others' at a point, round by round."""
+        return {name: self.ratio(_at(axis, value, HARNESS), _at(axis, value, name), SPEED) for name in _OTHERS}
+
+    def record(self) -> dict[str, Any]:
+        points = [
+            {
+                "axis": axis,
+                "value": value,
+                "rounds": {name: self.rounds[_at(axis, value, name)] for name in _ALL},
+                "harness_ratio": {name: ratio and asdict(ratio) for name, ratio in self.ratios(axis, value).items()},
+            }
+            for axis, value in self.points
+        ]
+        return {"points": points}
+
+    def table(self) -> Table:
+        rows = []
+        for point in self.points:
+            speed = self.median(_at(*point, HARNESS), SPEED) or "failed"
+            rows.append((*point, speed, *(str(ratio or "") for ratio in self.ratios(*point).values())))
+        first = self.first()
+        title = f"Growth, {first['device']}, {first['precision']}" if first else "Growth"
+        return table(title, ["varied", "value"], ["harness, images/s", "over bare step", f"over {PLAIN_LOOP}"], rows)
+
+    def chart(self) -> Figure | None:
+        """A panel for each axis; in it a line for each other contestant over the axis's values, and a line at 1."""
+        measured_at = [axis for axis, value in self.points if any(self.ratios(axis, value).values())]
+        if not (axes := list(dict.fromkeys(measured_at))):
+            return None
+        figure = Figure(figsize=(4 * len(axes), 4))
+        margins(figure, left=0.8, bottom=0.6)
+        panes = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+        for pane, axis in zip(panes, axes, strict=True):
+            for name, colour, dashes in zip(_OTHERS, COLOURS, DASHES, strict=False):
+                points = {value: ratio for value in AXES[axis] if (ratio := self.ratios(axis, value)[name])}
+                medians = [ratio.median for ratio in points.values()]
+                pane.plot(list(points), medians, marker="o", label=f"over {name}", color=colour, linestyle=dashes)
+            pane.axhline(1, color=MARK, linestyle=":", linewidth=1)
+            pane.set_ylim(bottom=0)
+            pane.set_xlabel(axis)
+            pane.grid(alpha=0.3)
+        panes[0].set_ylabel("this harness's speed, times the other's")
+        panes[0].legend()
+        figure.suptitle("Growth", fontsize=10)
+        return figure
 
 
-def _table(points: Sequence[Point], study: Study[Result]) -> Table:
-    rows = []
-    for point in points:
-        speed = study.median(point.of(HARNESS), SPEED) or "failed"
-        rows.append((point.axis, point.value, speed, *(str(ratio or "") for ratio in point.ratios(study).values())))
-    first = study.first()
-    title = f"Growth, {first.device}, {first.precision}" if first else "Growth"
-    return table(title, ["varied", "value"], ["harness, images/s", "over bare step", f"over {_LOADER}"], rows)
-
-
-def _draw(points: Sequence[Point], study: Study[Result], path: Path) -> bool:
-    panels: dict[str, dict[str, dict[str, Spread]]] = {}
-    for point in points:
-        for name, ratio in point.ratios(study).items():
-            if ratio:
-                panels.setdefault(point.axis, {}).setdefault(f"over {name}", {})[point.value] = ratio
-    if panels:
-        plot_lines(path, "Growth", "this harness's speed, times the other's", panels)
-    return bool(panels)
+def _at(axis: str, value: str, contestant: str) -> str:
+    return f"{axis} {value}, {contestant}"

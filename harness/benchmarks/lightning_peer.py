@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.benchmarks.work import WARM_UP_STEPS, Result, Trained, Work, without_fused
+from harness.benchmarks.study import Figures
+from harness.benchmarks.work import WARM_UP_STEPS, Batches, Work
 from harness.data.loader import Loader
-from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def measure(work: Work, loader: Loader | Iterable[tuple[Tensor, Tensor]]) -> Result:
+def measure(work: Work, loader: Loader | Batches) -> Figures:
     """Train with this harness's loader, then also in its memory format and with its fused optimizer, or with a
     DataLoader."""
     # Advice on loggers and workers, which are as they are on purpose.
@@ -35,17 +35,12 @@ def measure(work: Work, loader: Loader | Iterable[tuple[Tensor, Tensor]]) -> Res
     module = _Module(work, work.model(torch.channels_last if own else torch.contiguous_format), fused=own)
     on_cuda = work.device.type == "cuda"
     trainer = lightning.Trainer(
-        accelerator="gpu" if on_cuda else "cpu",
-        devices=[work.device.index] if on_cuda else 1,
-        precision=_PRECISIONS[work.compute.precision],
-        max_epochs=work.epochs + 1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+        accelerator="gpu" if on_cuda else "cpu", devices=[work.device.index] if on_cuda else 1,
+        precision=_PRECISIONS[work.compute.precision], max_epochs=work.epochs + 1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
     trainer.fit(module, _Epochs(loader, work.steps) if isinstance(loader, Loader) else loader)
-    return work.result(module.seconds, module.passes)
+    return work.result(module.seconds, module.loss, module.images, module.steps)
 
 
 class _Module(lightning.LightningModule):  # type: ignore[misc]
@@ -54,11 +49,11 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
     def __init__(self, work: Work, network: nn.Module, fused: bool) -> None:
         super().__init__()
         self.work, self.network, self.fused = work, network, fused
-        self.passes: list[Trained] = []
+        self.images = self.steps = 0
 
     def on_train_epoch_start(self) -> None:
-        self.images = self.steps = 0
         if self.current_epoch == 1:
+            self.images = self.steps = 0
             self.began = self.work.now()
 
     def on_train_batch_start(self, _batch: object, index: int) -> int | None:
@@ -74,13 +69,11 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
 
     def on_train_epoch_end(self) -> None:
         if self.current_epoch >= 1:
-            loss = float(self.trainer.callback_metrics["train_loss"])
-            self.passes.append(Trained(loss, self.images, self.steps))
+            self.loss = float(self.trainer.callback_metrics["train_loss"])
             self.seconds = self.work.now() - self.began
 
     def configure_optimizers(self) -> dict[str, Any]:
-        settings = self.work.config.optimizer if self.fused else without_fused(self.work.config)
-        optimizer = build_optimizer(settings, self.network)
+        optimizer = self.work.optimizer(self.network, self.fused)
         return {"optimizer": optimizer, "lr_scheduler": build_scheduler(self.work.config.scheduler, optimizer)}
 
 

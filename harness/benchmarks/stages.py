@@ -13,7 +13,7 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.app.sweep_plan import TREE
-from harness.benchmarks.processes import ROOT, output
-from harness.benchmarks.study import Study, parser, table
+from harness.benchmarks import ROOT
+from harness.benchmarks.study import Figures, Study, output, parser, table
 from harness.errors import UserError
 from harness.training.devices import set_up
 from harness.training.state import digest, load_state, save_state
@@ -42,35 +42,6 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    """One sweep, both ways. Times in seconds, sizes in bytes, costs of one state in seconds (medians)."""
-
-    name: str
-    runs: int
-    epochs_alone: int
-    epochs_trained: int
-    bound: float
-    seconds_alone: float
-    seconds_shared: float
-    saving: float
-    saving_of_bound: float
-    equal_weights: bool
-    states: int
-    bytes_written: int
-    seconds_to_hash: float
-    seconds_to_save: float
-    seconds_to_load: float
-
-    def __str__(self) -> str:
-        hash_ms, save_ms, load_ms = 1e3 * self.seconds_to_hash, 1e3 * self.seconds_to_save, 1e3 * self.seconds_to_load
-        size = self.bytes_written / max(1, self.states) / 1e6
-        return (
-            f"{self.seconds_alone:.0f} s alone, {self.seconds_shared:.0f} s shared; {self.states} states of "
-            f"{size:.2f} MB written; each takes {hash_ms:.1f} ms to hash, {save_ms:.1f} to save, {load_ms:.1f} to load"
-        )
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure the cases, print the table and write JSON.
 
@@ -80,55 +51,85 @@ def main(arguments: Sequence[str]) -> None:
     made = parser("stages", __doc__, rounds=1)
     made.add_argument("--cases", default="1,2,3,4", help="numbers of the cases to run (default: all)")
     options = made.parse_intermixed_args(list(arguments))
-    names = list(CASES)
     try:
-        cases = [names[int(number) - 1] for number in options.cases.split(",")]
+        cases = [list(CASES)[int(number) - 1] for number in options.cases.split(",")]
     except (ValueError, IndexError):
         raise UserError(f"--cases {options.cases}: must be numbers from 1 to {len(CASES)}, such as 1,3") from None
     options.overrides = [*_WORK, *options.overrides]
     device = set_up(compose_config(options.overrides)[0]).device_name
-
-    def record(study: Study[Case]) -> dict[str, Any]:
-        return {"device": device, "cases": [asdict(case) for case in _cases(study)]}
-
-    Study(options, [cases], lambda name: _measured(name, options.overrides), record, _table, wrong=_wrong).run()
+    _Sweeps(options, [cases], {"device": device}).run()
 
 
-def _measured(name: str, overrides: Sequence[str]) -> Case:
-    with tempfile.TemporaryDirectory(prefix="stages-") as scratch:
-        folder = Path(scratch)
-        alone = _timed_sweep(folder / "alone", [*overrides, *CASES[name], "resume=never"])
-        shared = _timed_sweep(folder / "shared", [*overrides, *CASES[name], f"stages.dir={folder / 'stages'}"])
-        runs_alone, runs_shared = _summaries(folder / "alone"), _summaries(folder / "shared")
-        tree = json.loads((folder / "shared" / TREE).read_text())
-        entries = sorted((folder / "stages").glob("*/*.pt"))
-        state, copy = load_state(entries[-1]), folder / "copy.pt"
-        bound = tree["epochs_alone"] / tree["epochs_shared"]
-        return Case(
-            name=name,
-            runs=len(runs_alone),
-            epochs_alone=tree["epochs_alone"],
-            epochs_trained=sum(run["epochs_trained"] for run in runs_shared),
-            bound=bound,
-            seconds_alone=alone,
-            seconds_shared=shared,
-            saving=alone / shared,
-            saving_of_bound=alone / shared / bound,
-            equal_weights=[run["weights_sha256"] for run in runs_alone]
-            == [run["weights_sha256"] for run in runs_shared],
-            states=len(entries),
-            bytes_written=sum(entry.stat().st_size for entry in entries),
-            seconds_to_hash=_median(lambda: digest(asdict(state))),
-            # Both with their hash.
-            seconds_to_save=_median(lambda: save_state(copy, state, durable=False)),
-            seconds_to_load=_median(lambda: load_state(entries[-1])),
+class _Sweeps(Study):
+    def measure(self, name: str) -> Figures:
+        with tempfile.TemporaryDirectory(prefix="stages-") as scratch:
+            return {"name": name} | _measured([*self.options.overrides, *CASES[name]], Path(scratch))
+
+    def said(self, figures: Figures) -> str:
+        hash_ms, save_ms, load_ms = (1e3 * figures[f"seconds_to_{what}"] for what in ("hash", "save", "load"))
+        states, size = figures["states"], figures["bytes_written"] / max(1, figures["states"]) / 1e6
+        return (
+            f"{figures['seconds_alone']:.0f} s alone, {figures['seconds_shared']:.0f} s shared; {states} states of "
+            f"{size:.2f} MB written; each takes {hash_ms:.1f} ms to hash, {save_ms:.1f} to save, {load_ms:.1f} to load"
         )
 
+    def cases(self) -> list[Figures]:
+        return [case for cases in self.results().values() for case in cases]
 
-def _timed_sweep(folder: Path, overrides: Sequence[str]) -> float:
+    def record(self) -> dict[str, Any]:
+        return {"cases": self.cases()}
+
+    def wrong(self) -> list[str]:
+        unequal = [case["name"] for case in self.cases() if not case["equal_weights"]]
+        return [f"{name}: some runs ended with other weights than alone" for name in unequal]
+
+    def table(self) -> Table:
+        forms = {"epochs_alone": ",", "epochs_trained": ",", "bound": ".2f", "saving": ".2f", "saving_of_bound": ".0%"}
+        rows = [
+            (
+                case["name"],
+                *(format(case[key], form) for key, form in forms.items()),
+                ["NO", "yes"][case["equal_weights"]],
+            )
+            for case in self.cases()
+        ]
+        right = ("epochs alone", "trained", "bound", "saving", "of bound", "equal weights")
+        return table("Time of a sweep alone over time with the stage store", ["sweep"], right, rows)
+
+
+def _measured(overrides: Sequence[str], folder: Path) -> Figures:
+    """One sweep, both ways. Times in seconds, sizes in bytes, costs of one state in seconds (medians)."""
+    alone, runs_alone = _timed_sweep(folder / "alone", [*overrides, "resume=never"])
+    shared, runs_shared = _timed_sweep(folder / "shared", [*overrides, f"stages.dir={folder / 'stages'}"])
+    tree = json.loads((folder / "shared" / TREE).read_text())
+    bound = tree["epochs_alone"] / tree["epochs_shared"]
+    entries = sorted((folder / "stages").glob("*/*.pt"))
+    state, copy = load_state(entries[-1]), folder / "copy.pt"
+    weights_alone, weights_shared = ([run["weights_sha256"] for run in runs] for runs in (runs_alone, runs_shared))
+    return {
+        "runs": len(runs_alone),
+        "epochs_alone": tree["epochs_alone"],
+        "epochs_trained": sum(run["epochs_trained"] for run in runs_shared),
+        "bound": bound,
+        "seconds_alone": alone,
+        "seconds_shared": shared,
+        "saving": alone / shared,
+        "saving_of_bound": alone / shared / bound,
+        "equal_weights": weights_alone == weights_shared,
+        "states": len(entries),
+        "bytes_written": sum(entry.stat().st_size for entry in entries),
+        "seconds_to_hash": _median(lambda: digest(asdict(state))),
+        # Both with their hash.
+        "seconds_to_save": _median(lambda: save_state(copy, state, durable=False)),
+        "seconds_to_load": _median(lambda: load_state(entries[-1])),
+    }
+
+
+def _timed_sweep(folder: Path, overrides: Sequence[str]) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds of the whole command, and the summaries of its runs."""
     began = time.perf_counter()
     output([sys.executable, str(ROOT / "train.py"), "-m", *overrides, f"hydra.sweep.dir={folder}"])
-    return time.perf_counter() - began
+    return time.perf_counter() - began, _summaries(folder)
 
 
 def _summaries(sweep: Path) -> list[dict[str, Any]]:
@@ -139,23 +140,3 @@ def _summaries(sweep: Path) -> list[dict[str, Any]]:
 
 def _median(action: Callable[[], object]) -> float:
     return statistics.median(timeit.repeat(action, number=1, repeat=5))
-
-
-def _cases(study: Study[Case]) -> list[Case]:
-    return [case for cases in study.results().values() for case in cases]
-
-
-def _wrong(study: Study[Case]) -> list[str]:
-    return [f"{c.name}: some runs ended with other weights than alone" for c in _cases(study) if not c.equal_weights]
-
-
-def _table(study: Study[Case]) -> Table:
-    rows = [
-        (
-            case.name, f"{case.epochs_alone:,}", f"{case.epochs_trained:,}", f"{case.bound:.2f}", f"{case.saving:.2f}",
-            f"{case.saving_of_bound:.0%}", "yes" if case.equal_weights else "NO",
-        )
-        for case in _cases(study)
-    ]  # fmt: skip
-    right = ("epochs alone", "trained", "bound", "saving", "of bound", "equal weights")
-    return table("Time of a sweep alone over time with the stage store", ["sweep"], right, rows)

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from typing import Any
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import contestants
-from harness.benchmarks.processes import ROOT, MeasurementError, measured
-from harness.benchmarks.study import Study, parser, table
+from harness.benchmarks import ROOT
+from harness.benchmarks.contestants import why_missing
+from harness.benchmarks.study import Figures, MeasurementError, Study, measured, parser, table
 from harness.data.dataset import load_dataset
 from harness.data.loader import Loader
 from harness.models.build import build_model
@@ -36,34 +35,13 @@ from harness.training.learner import Learner
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
 _PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
 _PEER_SCRIPT = ROOT / "harness" / "benchmarks" / "lightning_digits.py"
-_NOTES = "notes.json"
 _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 # Tags of a scalar that comes with the first epoch; they are plain text in an event file.
 _TAGS = {OWN: b"throughput/images_per_second", PEER: b"train_loss"}
 
 
-@dataclass(frozen=True)
-class Start:
-    """One process. Times in seconds after its start, bytes at the peak; None for what it does not do."""
-
-    seconds: float
-    first_step: float | None = None
-    first_point: float | None = None
-    host_bytes: int | None = None
-    device_bytes: int | None = None
-    imported_by_first_step: tuple[str, ...] = ()
-    imported_by_the_end: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.first_step or self.seconds:.2f} s"
-
-
 def main(arguments: Sequence[str]) -> None:
-    """Measure in turn, print the tables and write JSON.
-
-    Raises:
-        UserError: for wrong settings, when evaluation fails, and, after everything is written, when a process failed.
-    """
+    """Measure in turn, print the tables and write JSON, or, as its own process is started, measure evaluation."""
     made = parser("startup", __doc__, rounds=3)
     made.add_argument("--evaluate", action="store_true", help="measure evaluation in this process and print JSON")
     options = made.parse_intermixed_args(list(arguments))
@@ -71,8 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(_evaluation(options.overrides)))
         return
     compose_config(options.overrides)
-    missing = next(c for c in contestants().values() if c.package == "lightning").why_missing
-    names = [TORCH, OWN, *([] if missing else [PEER])]
+    missing = why_missing("lightning")
     imports = _imports(options.overrides)
     evaluation = measured("startup", [*options.overrides, "--evaluate"])
     longest = ", ".join(f"{package} {seconds:.2f}" for package, seconds in imports.items())
@@ -81,63 +58,73 @@ def main(arguments: Sequence[str]) -> None:
         f"evaluation: {evaluation['images_per_second']:,.0f} images/s on {evaluation['device']}",
         *([f"skipped: {PEER}: {missing}"] if missing else []),
     ]
-
-    def record(study: Study[Start]) -> dict[str, Any]:
-        return {
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-            "rounds": study.as_json(),
-            "longest_imports_seconds": imports,
-            "evaluation": evaluation,
-        }
-
-    Study(options, [names], lambda name: _started(name, options.overrides), record, _table).run(remarks)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    known = {"threads": threads, "longest_imports_seconds": imports, "evaluation": evaluation}
+    _Starts(options, [[TORCH, OWN, *([] if missing else [PEER])]], known).run(remarks)
 
 
-def _started(name: str, overrides: Sequence[str]) -> Start:
-    """Start one process, wait for its end, and watch for its first point meanwhile.
+class _Starts(Study):
+    def measure(self, name: str) -> Figures:
+        with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
+            return _started(name, self.options.overrides, Path(scratch))
 
-    Raises:
-        MeasurementError: when it fails.
-    """
-    with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
-        folder = Path(scratch)
-        began = time.time()
-        with (folder / "output.txt").open("w") as output:
-            command = _command(name, overrides, folder)
-            # Lightning writes where it is started.
-            process = subprocess.Popen(command, cwd=folder if name == PEER else None, stdout=output, stderr=output)
-            point: float | None = None
-            while process.poll() is None:
-                if point is None and name in _TAGS and _has_point(folder, _TAGS[name]):
-                    point = time.time() - began
-                time.sleep(0.01)
-        seconds = time.time() - began
-        if process.returncode != 0:
-            said = (folder / "output.txt").read_text()[-2000:]
-            raise MeasurementError(f"exit status {process.returncode}: {said}")
-        if name == TORCH:
-            return Start(seconds)
-        notes = json.loads((folder / _NOTES).read_text())
-        if point is None and _has_point(folder, _TAGS[name]):
-            point = seconds
-        return Start(seconds, notes.pop("first_step") - began, point, **notes)
+    def said(self, figures: Figures) -> str:
+        return f"{figures['first_step'] or figures['seconds']:.2f} s"
+
+    def table(self) -> Table:
+        rows, captions = [], []
+        for name, starts in self.results().items():
+            times = [str(self.spread(name, quantity) or "") for quantity in ("first_step", "first_point", "seconds")]
+            memory = [self.median(name, f"{place}_bytes", scale=1e-6) for place in ("host", "device")]
+            rows.append((name, *times, *memory))
+            if name != TORCH:
+                first = starts[-1]["imported_by_first_step"]
+                later = [module for module in starts[-1]["imported_by_the_end"] if module not in first]
+                captions.append(f"{name}, heavy imports before the first step: {', '.join(first)}")
+                captions.append(f"{name}, after it: {', '.join(later) or 'none'}")
+        right = ("first step", "first TensorBoard point", "end", "peak host MB", "peak device MB")
+        made = table("Seconds after the start of the process, median (range)", ["process"], right, rows)
+        made.caption_justify = "left"
+        made.caption = "\n".join(captions)
+        return made
 
 
-def _command(name: str, overrides: Sequence[str], folder: Path) -> list[str]:
-    if name == TORCH:
-        return [sys.executable, "-c", "import torch"]
+def _started(name: str, overrides: Sequence[str], folder: Path) -> Figures:
+    """Start one process, wait for its end, and watch for its first point meanwhile. Times in seconds after its start,
+    bytes at the peak; None for what it does not do."""
     script = [str(_PEER_SCRIPT)] if name == PEER else _one_epoch(overrides, folder)
-    return [sys.executable, str(_PROBE), str(folder / _NOTES), *script]
+    probed = [sys.executable, str(_PROBE), str(folder / "notes.json"), *script]
+    command = [sys.executable, "-c", "import torch"] if name == TORCH else probed
+    figures: Figures = dict.fromkeys(("first_step", "first_point", "host_bytes", "device_bytes"))
+    figures |= {"imported_by_first_step": [], "imported_by_the_end": []}
+    began = time.time()
+    with (folder / "output.txt").open("w") as said:
+        # Lightning writes where it is started.
+        process = subprocess.Popen(command, cwd=folder if name == PEER else None, stdout=said, stderr=said)
+        while process.poll() is None:
+            if figures["first_point"] is None and _has_point(name, folder):
+                figures["first_point"] = time.time() - began
+            time.sleep(0.01)
+    figures["seconds"] = time.time() - began
+    if process.returncode != 0:
+        text = (folder / "output.txt").read_text()[-2000:]
+        raise MeasurementError(f"exit status {process.returncode}: {text}")
+    if name != TORCH:
+        figures |= json.loads((folder / "notes.json").read_text())
+        figures["first_step"] -= began
+    if figures["first_point"] is None and _has_point(name, folder):
+        figures["first_point"] = figures["seconds"]
+    return figures
+
+
+def _has_point(name: str, folder: Path) -> bool:
+    return name in _TAGS and any(_TAGS[name] in path.read_bytes() for path in folder.rglob("events.out.tfevents.*"))
 
 
 def _one_epoch(overrides: Sequence[str], folder: Path) -> list[str]:
     """train.py for one epoch with all its files in the folder."""
     own = ["epochs=1", *overrides, f"hydra.run.dir={folder / 'run'}", f"stages.dir={folder / 'stages'}"]
     return [str(ROOT / "train.py"), *own]
-
-
-def _has_point(folder: Path, tag: bytes) -> bool:
-    return any(tag in path.read_bytes() for path in folder.rglob("events.out.tfevents.*"))
 
 
 def _imports(overrides: Sequence[str]) -> dict[str, float]:
@@ -166,20 +153,3 @@ def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
         passes += 1
     speed = passes * len(dataset.val) / (time.perf_counter() - began)
     return {"images_per_second": speed, "images": len(dataset.val), "device": compute.device_name}
-
-
-def _table(study: Study[Start]) -> Table:
-    rows, captions = [], []
-    for name, starts in study.results().items():
-        times = [str(study.spread(name, quantity) or "") for quantity in ("first_step", "first_point", "seconds")]
-        rows.append((name, *times, *(study.median(name, f"{place}_bytes", scale=1e-6) for place in ("host", "device"))))
-        if name != TORCH:
-            first = starts[-1].imported_by_first_step
-            later = [module for module in starts[-1].imported_by_the_end if module not in first]
-            captions.append(f"{name}, heavy imports before the first step: {', '.join(first)}")
-            captions.append(f"{name}, after it: {', '.join(later) or 'none'}")
-    right = ("first step", "first TensorBoard point", "end", "peak host MB", "peak device MB")
-    made = table("Seconds after the start of the process, median (range)", ["process"], right, rows)
-    made.caption_justify = "left"
-    made.caption = "\n".join(captions)
-    return made

@@ -4,50 +4,120 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
+import json
+import statistics
+import subprocess
+import sys
 import time
+from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from harness.benchmarks.processes import MeasurementError
-from harness.benchmarks.ratios import Spread, ratios
+from harness.benchmarks import BENCHMARK
 from harness.errors import UserError
 from harness.files import write_json
 from harness.machine import cpu_name, usable_cores, versions
+from harness.views.style import COLOURS, MARK, margins, save
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+# One measurement, as its process prints it.
+Figures = dict[str, Any]
 
 
-@dataclass
-class Study(Generic[T]):
-    """What is measured by name, with options from `parser`. Each of the groups of names takes turns within itself.
+class MeasurementError(UserError):
+    """A measuring process that failed; the message is the end of what it said."""
 
-    `measure` one by name; `record`, for JSON, `table`, `draw`, which tells whether there was anything to draw, and
-    `wrong`, a sentence for each figure that means nothing, are made of the rounds so far. `rounds[name]` has an entry a
-    round, None where the measurement failed; `failed[name]` tells why, and who failed once is left out from then on.
+
+def measured(command: str, arguments: Sequence[str]) -> Figures:
+    """What `benchmark.py command arguments`, a process of its own, prints as JSON on its last line.
+
+    Raises:
+        MeasurementError: when the process fails.
+    """
+    said = output([sys.executable, str(BENCHMARK), command, *arguments])
+    figures: Figures = json.loads(said.splitlines()[-1])
+    return figures
+
+
+def output(line: Sequence[str]) -> str:
+    """What this command line prints.
+
+    Raises:
+        MeasurementError: when it fails.
+    """
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MeasurementError(f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes over rounds."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        median, low, high = (f"{x:.2f}" if x >= 0.1 else f"{x:.2g}" for x in (self.median, self.min, self.max))
+        return f"{median} ({low} to {high})"
+
+
+def ratios(above: Iterable[float | None], below: Iterable[float | None]) -> Spread | None:
+    """The quotients round by round, over the rounds that both finished (None: not); nothing where there is none."""
+    pairs = zip(above, below, strict=False)
+    found = [a / b for a, b in pairs if a is not None and b is not None]
+    return Spread.of(found) if found else None
+
+
+class Study(ABC):
+    """Measurements by name, with options from `parser`. Each of the groups of names takes turns within itself.
+
+    `rounds[name]` has an entry a round, None where the measurement failed; `failed[name]` tells why, and who failed
+    once is left out from then on. `known` is what JSON holds from the beginning.
     """
 
-    options: Namespace
-    groups: Sequence[Sequence[str]]
-    measure: Callable[[str], T]
-    record: Callable[[Study[T]], dict[str, Any]]
-    table: Callable[[Study[T]], Table]
-    draw: Callable[[Study[T], Path], bool] = lambda *_: False
-    wrong: Callable[[Study[T]], list[str]] = lambda _: []
-    rounds: dict[str, list[T | None]] = field(init=False)
-    failed: dict[str, str] = field(default_factory=dict)
+    def __init__(self, options: Namespace, groups: Sequence[Sequence[str]], known: Mapping[str, Any]) -> None:
+        self.options, self.groups, self.known = options, groups, known
+        self.rounds: dict[str, list[Figures | None]] = {name: [] for group in groups for name in group}
+        self.failed: dict[str, str] = {}
 
-    def __post_init__(self) -> None:
-        self.rounds = {name: [] for group in self.groups for name in group}
+    @abstractmethod
+    def measure(self, name: str) -> Figures:
+        """Measure one; a MeasurementError leaves it out."""
+
+    @abstractmethod
+    def said(self, figures: Figures) -> str:
+        """What is printed of one measurement."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """What is printed in the end."""
+
+    def record(self) -> dict[str, Any]:
+        """What JSON holds of the rounds so far."""
+        return {"rounds": self.rounds}
+
+    def chart(self) -> Figure | None:
+        """The rounds so far as a picture; None where there is nothing to draw."""
+        return None
+
+    def wrong(self) -> list[str]:
+        """A sentence for each figure that means nothing."""
+        return []
 
     def run(self, remarks: Iterable[str] = (), seconds: float | None = None) -> None:
         """Measure in all rounds, of which none begins after so many seconds. JSON is written after each turn, the chart
@@ -65,62 +135,56 @@ class Study(Generic[T]):
             for name in (name for group in self.groups for name in turns(group, number)):
                 said = self._turn(name)
                 console.print(f"round {number + 1} of {self.options.rounds}, {name}: {said}", highlight=False)
-                self._save()
-            chart = self.options.output.with_suffix(".png")
-            files[1:] = [chart] if self.draw(self, chart) else []
-        console.print(self.table(self))
+                given = {**machine(), "overrides": list(self.options.overrides), **self.known}
+                write_json(self.options.output, {**given, **self.record(), "failed": self.failed})
+            if chart := self.chart():
+                files[1:] = [self.options.output.with_suffix(".png")]
+                save(files[1], chart)
+        console.print(self.table())
         for line in (*remarks, f"written: {', '.join(map(str, files))}"):
             console.print(line, markup=False, highlight=False)
         if wrong := self.all_wrong():
             raise UserError("figures that are missing or mean nothing:\n" + "\n".join(wrong))
 
     def _turn(self, name: str) -> str:
-        result = None
+        figures = None
         if name not in self.failed:
             try:
-                result = self.measure(name)
+                figures = self.measure(name)
             except MeasurementError as error:
                 self.failed[name] = str(error)
-        self.rounds[name].append(result)
-        return str(result or f"failed: {self.failed[name]}")
-
-    def _save(self) -> None:
-        given = {"overrides": list(self.options.overrides)}
-        write_json(self.options.output, {**machine(), **given, **self.record(self), "failed": self.failed})
+        self.rounds[name].append(figures)
+        return self.said(figures) if figures else f"failed: {self.failed[name]}"
 
     def all_wrong(self) -> list[str]:
         """A sentence for each measurement that failed, and for each figure that means nothing."""
-        return [f"{name} failed: {why.splitlines()[-1]}" for name, why in self.failed.items()] + self.wrong(self)
+        return [f"{name} failed: {why.splitlines()[-1]}" for name, why in self.failed.items()] + self.wrong()
 
-    def as_json(self) -> dict[str, list[dict[str, Any] | None]]:
-        """The rounds, their results as dictionaries."""
-        return {name: [None if r is None else asdict(r) for r in results] for name, results in self.rounds.items()}
-
-    def results(self) -> dict[str, list[T]]:
+    def results(self) -> dict[str, list[Figures]]:
         """The finished rounds of those that finished any."""
-        found = {name: [result for result in results if result] for name, results in self.rounds.items()}
-        return {name: results for name, results in found.items() if results}
+        found = {name: [figures for figures in rounds if figures] for name, rounds in self.rounds.items()}
+        return {name: rounds for name, rounds in found.items() if rounds}
 
-    def first(self) -> T | None:
+    def first(self) -> Figures | None:
         """Any finished measurement, which tells where it ran."""
-        return next((results[0] for results in self.results().values()), None)
+        return next((rounds[0] for rounds in self.results().values()), None)
 
     def values(self, name: str, quantity: str) -> list[float | None]:
-        """One field of the results by round."""
-        return [getattr(result, quantity) if result else None for result in self.rounds.get(name, [])]
+        """One figure by round."""
+        return [figures[quantity] if figures else None for figures in self.rounds.get(name, [])]
 
     def spread(self, name: str, quantity: str) -> Spread | None:
-        """A field's spread over the rounds in which it was measured."""
+        """A figure's spread over the rounds in which it was measured."""
         values = [value for value in self.values(name, quantity) if value is not None]
         return Spread.of(values) if values else None
 
     def median(self, name: str, quantity: str, form: str = ",.0f", scale: float = 1) -> str:
-        """A field's scaled median as text; empty where it was never measured."""
+        """A figure's scaled median as text; empty where it was never measured."""
         spread = self.spread(name, quantity)
         return format(scale * spread.median, form) if spread else ""
 
     def ratio(self, above: str, below: str, quantity: str) -> Spread | None:
-        """One's field over another's, round by round."""
+        """One's figure over another's, round by round."""
         return ratios(self.values(above, quantity), self.values(below, quantity))
 
 
@@ -138,6 +202,26 @@ def table(title: str, left: Sequence[str], right: Sequence[str], rows: Iterable[
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def bars(title: str, label: str, spreads: Mapping[str, Spread], highlighted: str = "") -> Figure | None:
+    """A bar for each name with its spread over rounds as a whisker, and a line at 1; nothing without any."""
+    if not spreads:
+        return None
+    figure = Figure(figsize=(8, 1.1 + 0.42 * len(spreads)))
+    margins(figure, left=2.9, bottom=0.6, right=0.6)
+    axes = figure.subplots()
+    widest = max(spread.max for spread in spreads.values())
+    for position, (name, spread) in enumerate(list(spreads.items())[::-1]):
+        whisker = [[spread.median - spread.min], [spread.max - spread.median]]
+        colour = COLOURS[0] if name == highlighted else COLOURS[4]
+        axes.barh(name, spread.median, xerr=whisker, color=colour, error_kw={"capsize": 3, "linewidth": 1})
+        axes.text(spread.max + 0.01 * widest, position, f"{spread.median:.2f}", va="center", fontsize=9)
+    axes.axvline(1, color=MARK, linestyle=":", linewidth=1)
+    axes.set_xlim(0, 1.1 * widest)
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize=10)
+    return figure
 
 
 def parser(command: str, description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -171,18 +255,12 @@ def chosen(only: str, names: Sequence[str]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Date, processor, cores and versions of all that is compared."""
+    """Date, processor, cores and versions of all that is compared, None for what is not installed."""
     packages = ("lightning", "timm", "hydra-core", "numpy")
+    found = {name: next((one.version for one in distributions(name=name)), None) for name in packages}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "cores": usable_cores(),
-        "versions": {**versions(), **{name: _version(name) for name in packages}},
+        "versions": {**versions(), **found},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -18,14 +18,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torchvision import transforms
 
-from harness.benchmarks.work import Counted, PlainImages, Result, Trained, Work
+from harness.benchmarks.study import Figures
+from harness.benchmarks.work import Counted, PlainImages, Work
 from harness.errors import UserError
+from harness.machine import usable_cores
 from harness.training.schedule import build_scheduler
 
 _LOG_INTERVAL = 50
 
 
-def measure(work: Work) -> Result:
+def measure(work: Work) -> Figures:
     """Train with as many workers as cores.
 
     Raises:
@@ -37,8 +39,7 @@ def measure(work: Work) -> Result:
     scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), _loader(work)
     criterion = nn.CrossEntropyLoss().to(work.device)
 
-    def train(epoch: int, limit: int | None) -> Trained:
-        batches = Counted(loader, limit)
+    def train(_epoch: int, batches: Counted) -> float:
         total = torch.zeros((), device=work.device)
         model.train()
         for images, labels in batches:
@@ -53,16 +54,16 @@ def measure(work: Work) -> Result:
             if batches.steps % _LOG_INTERVAL == 0:
                 loss.item()
         scheduler.step()
-        return batches.trained(total.item() / batches.images)
+        return total.item() / batches.images
 
-    return work.timed(train)
+    return work.timed(lambda _: loader, train)
 
 
 def _loader(work: Work) -> Any:
     images = PlainImages(work)
     loader = create_loader(
         images, work.dataset.shape, work.config.batch_size, is_training=True, no_aug=True, device=work.device,
-        mean=tuple(images.mean), std=tuple(images.std), num_workers=work.workers,
+        mean=tuple(images.mean), std=tuple(images.std), num_workers=usable_cores(),
         pin_memory=work.device.type == "cuda", use_prefetcher=True, persistent_workers=True,
     )  # fmt: skip
     images.transform = transforms.Compose([images.composed(work, tensors=False), ToNumpy()])

@@ -12,48 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from harness.benchmarks.study import Figures
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.machine import usable_cores
 from harness.models.build import build_model
 from harness.training.devices import Compute, set_up
 from harness.training.learner import initial_network
+from harness.training.optim import build_optimizer
 
+Batches = Iterable[tuple[Tensor, Tensor]]
 # Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
 WARM_UP_STEPS = 10
-# The field of `Result` by which all are compared.
+# The figure by which all are compared.
 SPEED = "images_per_second"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One pass: its mean training loss in nats, and what was really trained."""
-
-    loss: float
-    images: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """One contestant's timed part; the loss, in nats, is that of its last epoch, the memory its process's peak."""
-
-    images_per_second: float
-    seconds: float
-    loss: float
-    images: int
-    steps: int
-    host_bytes: int
-    device_bytes: int
-    device: str
-    precision: str
-    threads: int
-
-    def __str__(self) -> str:
-        return f"{self.images_per_second:,.0f} images/s"
 
 
 @dataclass(frozen=True)
@@ -78,11 +53,6 @@ class Work:
         """Optimizer steps of an epoch."""
         return len(self.dataset.train) // self.config.batch_size
 
-    @property
-    def workers(self) -> int:
-        """As many loader workers as cores may be used."""
-        return usable_cores()
-
     def model(self, memory_format: torch.memory_format) -> nn.Module:
         """The network on the device, with the same initial weights each time."""
         return initial_network(self.config, self.compute, self.network, memory_format)
@@ -95,41 +65,44 @@ class Work:
         """This harness's own loader: all images on the device."""
         return Loader(self.dataset, self.config, self.device)
 
-    def timed(self, train: Callable[[int, int | None], Trained]) -> Result:
-        """Warm up, then time whole epochs of `train(epoch, limit in steps)`."""
-        train(0, min(WARM_UP_STEPS, self.steps))
+    def optimizer(self, model: nn.Module, fused: bool) -> Optimizer:
+        """As configured, or by torch's own choice of kernels, as in a loop that does not ask for fused ones."""
+        config = self.config.optimizer
+        return build_optimizer(config if fused else config.model_copy(update={"fused": False}), model)
+
+    def timed(self, batches: Callable[[int], Batches], train: Callable[[int, Counted], float]) -> Figures:
+        """Warm up, then time whole epochs: `train(epoch, batches(epoch))`, which gives the mean loss in nats."""
+        train(0, Counted(batches(0), min(WARM_UP_STEPS, self.steps)))
+        images = steps = 0
         began = self.now()
-        passes = [train(epoch, None) for epoch in range(1, self.epochs + 1)]
-        return self.result(self.now() - began, passes)
+        for epoch in range(1, self.epochs + 1):
+            counted = Counted(batches(epoch))
+            loss = train(epoch, counted)
+            images, steps = images + counted.images, steps + counted.steps
+        return self.result(self.now() - began, loss, images, steps)
 
     def now(self) -> float:
         """Seconds on a clock; all work of the device is done."""
         self.compute.synchronize()
         return time.perf_counter()
 
-    def result(self, seconds: float, passes: list[Trained]) -> Result:
-        """What these passes came to in so many seconds."""
-        compute, images = self.compute, sum(trained.images for trained in passes)
-        on_cuda = compute.device.type == "cuda"
-        return Result(
-            images_per_second=images / seconds,
-            seconds=seconds,
-            loss=passes[-1].loss,
-            images=images,
-            steps=sum(trained.steps for trained in passes),
-            # The peak of this process, without its children; Linux counts in KiB.
-            host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            device_bytes=torch.cuda.max_memory_allocated(compute.device) if on_cuda else 0,
-            device=compute.device_name,
-            precision=compute.precision,
-            threads=torch.get_num_threads(),
-        )
+    def result(self, seconds: float, loss: float, images: int, steps: int) -> Figures:
+        """The figures of a timed part; the loss, in nats, is that of its last epoch, the memory this process's peak."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            SPEED: images / seconds, "seconds": seconds, "loss": loss, "images": images, "steps": steps,
+            # Without its children; Linux counts in KiB.
+            "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "device_bytes": torch.cuda.max_memory_allocated(self.device) if on_cuda else 0,
+            "device": self.compute.device_name, "precision": self.compute.precision,
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
 
 
 class Counted:
     """Passes batches through, `limit` at most, and counts what was taken."""
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], limit: int | None) -> None:
+    def __init__(self, batches: Batches, limit: int | None = None) -> None:
         self._batches, self._limit = batches, limit
         self.images = self.steps = 0
 
@@ -138,10 +111,6 @@ class Counted:
             self.steps += 1
             self.images += len(labels)
             yield images, labels
-
-    def trained(self, loss: float) -> Trained:
-        """The pass that these batches made."""
-        return Trained(loss, self.images, self.steps)
 
 
 class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -179,15 +148,8 @@ class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
         return transforms.Compose(steps)
 
 
-def without_fused(config: Config) -> Any:
-    """The optimizer's settings with torch's own choice of kernels, as in a loop that does not ask for fused ones."""
-    return config.optimizer.model_copy(update={"fused": False})
-
-
 def prepare(config: Config, file: Path) -> int:
-    """Read the data once for all contestants, leave the images beyond the last whole batch out, and save the rest.
-
-    Returns the number of training images.
+    """Read the data once, leave the images beyond the last whole batch out, and save the rest; their number.
 
     Raises:
         UserError: for data that cannot be had, and when there is not one whole batch.

@@ -4,31 +4,26 @@ import json
 import os
 import subprocess
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from support.small_runs import ROOT, SMALL
 
 from harness.app.compose import compose_config
 from harness.benchmarks import features, gpu, stages, train
-from harness.benchmarks.floor import Floor
-from harness.benchmarks.processes import MeasurementError
-from harness.benchmarks.ratios import Spread, ratios, wrong_work
-from harness.benchmarks.study import Study, table, turns
-from harness.benchmarks.work import Result
+from harness.benchmarks.rates import floor
+from harness.benchmarks.study import Figures, MeasurementError, Spread, Study, ratios, table, turns
+from harness.benchmarks.train import wrong_work
 from harness.errors import UserError
 from harness.runs.tracking import Tracker
 
-HONEST = Result(
-    images_per_second=1000.0, seconds=1.0, loss=1.0, images=1000, steps=10, host_bytes=1, device_bytes=0,
-    device="cpu", precision="fp32", threads=1,
-)  # fmt: skip
+HONEST: Figures = {"seconds": 1.0, "loss": 1.0, "images": 1000, "steps": 10}
 
 
-def check(**others: Result) -> list[str]:
-    rounds = {"ours": [HONEST], "theirs": [replace(HONEST, loss=1.06)]} | {k: [v] for k, v in others.items()}
+def check(**others: Figures) -> list[str]:
+    rounds = {"ours": [HONEST], "theirs": [HONEST | {"loss": 1.06}]} | {k: [v] for k, v in others.items()}
     return wrong_work(rounds, list(rounds), images=1000, steps=10)
 
 
@@ -46,16 +41,21 @@ def test_every_contestant_comes_first_in_turn() -> None:
 def test_a_study_goes_on_without_who_failed_and_says_so_at_the_end(tmp_path: Path) -> None:
     asked = []
 
-    def measure(name: str) -> Result:
-        asked.append(name)
-        if name == "broken":
-            raise MeasurementError("exit status 1: first line\nlast line")
-        return HONEST
+    class HalfBroken(Study):
+        def measure(self, name: str) -> Figures:
+            asked.append(name)
+            if name == "broken":
+                raise MeasurementError("exit status 1: first line\nlast line")
+            return HONEST
+
+        def said(self, figures: Figures) -> str:
+            return str(figures)
+
+        def table(self) -> Table:
+            return table("", [], [], [])
 
     options = Namespace(rounds=2, output=tmp_path / "result.json", overrides=["seed=1"])
-    study = Study(
-        options, [["broken", "sound"]], measure, lambda s: {"rounds": s.as_json()}, lambda _: table("", [], [], [])
-    )
+    study = HalfBroken(options, [["broken", "sound"]], {})
     with pytest.raises(UserError, match="broken failed: last line"):
         study.run()
     assert asked == ["broken", "sound", "sound"]
@@ -79,20 +79,19 @@ def test_runs_of_two_sweeps_are_paired_by_number_whatever_else_their_folders_nam
 
 def test_nobody_wins_by_doing_less() -> None:
     assert check() == []
-    assert check(third=replace(HONEST, loss=1.12)) == []
-    assert check(cheat=replace(HONEST, steps=9, images=900)) == [
+    assert check(third=HONEST | {"loss": 1.12}) == []
+    assert check(cheat=HONEST | {"steps": 9, "images": 900}) == [
         "cheat trained 900 images in 9 steps; must be 1,000 in 10"
     ]
-    (worse,) = check(third=HONEST, cheat=replace(HONEST, loss=1.5))
+    (worse,) = check(third=HONEST, cheat=HONEST | {"loss": 1.5})
     assert worse.startswith("cheat has the loss 1.500; must be 1.030")
-    (broken,) = check(third=HONEST, cheat=replace(HONEST, loss=float("nan")))
+    (broken,) = check(third=HONEST, cheat=HONEST | {"loss": float("nan")})
     assert broken.startswith("cheat has the loss nan")
 
 
 def test_the_floor_is_rate_over_cost() -> None:
-    floor = Floor(flops_per_image=2e9, bytes_per_image=1e6, matrix_flops_per_second=1e12, copy_bytes_per_second=1e9)
-    assert (floor.by_flops, floor.by_bytes) == (500, 1000)
-    assert floor.utilisation(250) == 0.5
+    found = floor(flops=2e9, moved=1e6, matrix=1e12, copy=1e9)
+    assert (found["images_per_second_by_flops"], found["images_per_second_by_bytes"]) == (500, 1000)
 
 
 @pytest.mark.slow
@@ -132,13 +131,13 @@ def test_a_feature_is_measured_by_a_real_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Tracker, "epoch", Tracker.epoch)
     config, scheduler = compose_config(SMALL)
     timing = features._measure(config, scheduler, features.CHANGES["TensorBoard and metrics.jsonl"])
-    assert (timing.device, timing.precision, timing.threads) == ("cpu", "fp32", 1)
-    assert timing.seconds > 0
+    assert (timing["device"], timing["precision"], timing["threads"]) == ("cpu", "fp32", 1)
+    assert timing["seconds"] > 0
 
 
 def test_the_cost_of_a_feature_is_with_it_over_without_it() -> None:
-    def rounds(*seconds: float) -> list[features.Timing | None]:
-        return [features.Timing(value, "cpu", "fp32", 1) for value in seconds]
+    def rounds(*seconds: float) -> list[Figures | None]:
+        return [{"seconds": value} for value in seconds]
 
     found = {features.BASE: rounds(1.0, 2.0), "progress bar": rounds(1.5, 3.0), "determinism": rounds(0.5, 1.0)}
     # The bar is off by default, determinism on.
