@@ -24,7 +24,7 @@ from rich.table import Table
 
 import harness.machine
 from harness.app.compose import compose_config
-from harness.benchmarks.study import Figures, Spread, Study, bars, chosen, measured, parser, ratios, table
+from harness.benchmarks.study import Row, Spread, Study, bars, chosen, measured, parser, ratios, table
 from harness.config import ClassConfig, Config
 from harness.errors import UserError
 from harness.runs.checkpoints import Checkpoints
@@ -81,11 +81,7 @@ CHANGES: dict[str, Change] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure all changes in turn, or, as their own processes are started, one.
-
-    Raises:
-        UserError: for wrong settings, and, after everything is written, when a run failed.
-    """
+    """Measure all changes in turn, or, as their own processes are started, one."""
     made = parser("features", __doc__, rounds=3)
     made.add_argument("--only", default="", help="features, or how their names begin, with commas between")
     made.add_argument("--change", choices=CHANGES, help="measure this one in this process and print JSON")
@@ -104,11 +100,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Features(Study):
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         return measured("features", [*self.options.overrides, "--change", name])
 
-    def said(self, figures: Figures) -> str:
-        return f"{figures['seconds']:.3f} s an epoch"
+    def said(self, row: Row) -> str:
+        return f"{row['seconds']:.3f} s an epoch"
 
     def costs(self) -> dict[str, tuple[Spread, Spread]]:
         return {name: cost for name in self.rounds if name != BASE and (cost := _cost(self.rounds, name))}
@@ -135,9 +131,9 @@ class _Features(Study):
         return bars("Cost of features", label, {name: ratio for name, (ratio, _) in self.costs().items()})
 
 
-def _cost(rounds: Mapping[str, Sequence[Figures | None]], name: str) -> tuple[Spread, Spread] | None:
+def _cost(rounds: Mapping[str, Sequence[Row | None]], name: str) -> tuple[Spread, Spread] | None:
     """With the feature over without it, and the milliseconds of an epoch that it adds, round by round."""
-    base, changed = ([figures["seconds"] if figures else None for figures in rounds[key]] for key in (BASE, name))
+    base, changed = ([row["seconds"] if row else None for row in rounds[key]] for key in (BASE, name))
     having, lacking = (changed, base) if CHANGES[name].adds else (base, changed)
     found = ratios(having, lacking)
     added = [1e3 * (a - b) for a, b in zip(having, lacking, strict=False) if a is not None and b is not None]
@@ -156,7 +152,7 @@ class _Starts(logging.Handler):
             self.seconds[int(str(record.args[0]))] = time.perf_counter()
 
 
-def _measure(config: Config, name: str, change: Change) -> Figures:
+def _measure(config: Config, name: str, change: Change) -> Row:
     """Seconds of an epoch with all that comes between epochs, and where it ran."""
     last, starts, logger = config.epochs - 1, _Starts(), logging.getLogger("harness")
     logger.setLevel(logging.INFO)

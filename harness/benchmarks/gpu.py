@@ -29,11 +29,7 @@ LIMITS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take the steps and exit with 1 when one failed, or, as its own process is started, tell of the machine.
-
-    Raises:
-        UserError: for wrong options and environment variables.
-    """
+    """Take the steps and exit with 1 when one failed, or, as its own process is started, tell of the machine."""
     options = _options(arguments)
     if options.machine:
         _tell_of_the_machine(options)
@@ -53,9 +49,8 @@ def _options(arguments: Sequence[str]) -> Namespace:
     made.add_argument("--machine", type=Path, help="write environment.txt and this JSON file alone")
     options, unknown = made.parse_known_args(list(arguments))
     if unknown:
-        raise UserError(
-            f"{unknown[0]}: must be --dry, --steps NAMES, --fetch-wheels FOLDER or a folder for the results"
-        )
+        known = "--dry, --steps NAMES, --fetch-wheels FOLDER or a folder for the results"
+        raise UserError(f"{unknown[0]}: must be {known}")
     options.steps = options.steps.split(",")
     if wrong := [step for step in options.steps if step not in LIMITS]:
         raise UserError(f"--steps {wrong[0]}: must be of {' '.join(LIMITS)}")
@@ -91,23 +86,20 @@ def _tell_of_the_machine(options: Namespace) -> None:
 
 def _take_steps(options: Namespace, work: Path) -> list[str]:
     """The result of each step. Files are brought up to date after each, so that a run that is cut off leaves them."""
-    cifar, told = _cifar(work), []
-    commands = _commands(options.dry, cifar, options.results, work)
+    commands, told = _commands(options.dry, _cifar(work), options.results, work), []
     summary = f"{'step':<18} {'seconds':<12} result\n"
     with (options.results / "log.txt").open("w", encoding="utf-8") as log:
         for step in options.steps:
             _print(f"\n== {step}\n", log)
             began = time.time()
             left = options.end - began
-            why = _why_skipped(step, options.dry or cifar is None)
-            told.append(why or _result(step, commands[step], left if options.dry else min(left, LIMITS[step]), log))
+            told.append(_result(step, commands[step], left if options.dry else min(left, LIMITS[step]), log))
             summary += f"{step:<18} {time.time() - began:<12.0f} {told[-1]}\n"
             (options.results / "summary.txt").write_text(summary)
             files = {path.parent.name: path for path in work.glob("*/summary.json")}
             files |= {path.stem: path for path in work.glob("*.json")}
-            write_json(
-                options.results / "results.json", {name: json.loads(files[name].read_text()) for name in sorted(files)}
-            )
+            found = {name: json.loads(files[name].read_text()) for name in sorted(files)}
+            write_json(options.results / "results.json", found)
             for chart in work.glob("*.png"):
                 shutil.copy(chart, options.results)
     count = sum(path.is_file() for path in options.results.rglob("*"))
@@ -134,8 +126,8 @@ def _cifar(work: Path) -> Path | None:
     raise UserError(f"DATA={given}: must be a folder, or a tar.xz of one, with train/<class>/ and test/<class>/")
 
 
-def _commands(dry: bool, cifar: Path | None, results: Path, work: Path) -> dict[str, list[str]]:
-    """Each step's command line, which leaves its results in `work`."""
+def _commands(dry: bool, cifar: Path | None, results: Path, work: Path) -> dict[str, list[str] | str]:
+    """Each step's command line, which leaves its results in `work`, or why it is skipped."""
     eager, fast = ("compile=false", "cuda_graphs=false"), ("compile=true", "cuda_graphs=true")
     # Kernels as fast as can be had, for every contestant.
     common: tuple[str, ...] = ("deterministic=false", "device=cuda", "precision=bf16")
@@ -155,7 +147,11 @@ def _commands(dry: bool, cifar: Path | None, results: Path, work: Path) -> dict[
     def bench(step: str, command: str, *arguments: str) -> list[str]:
         return [sys.executable, str(BENCHMARK), command, *arguments, "--output", str(work / f"{step}.json")]
 
-    def recipe(step: str) -> list[str]:
+    def recipe(step: str) -> list[str] | str:
+        if not (ROOT / f"conf/experiment/{step}.yaml").exists():
+            return f"skipped: there is no conf/experiment/{step}.yaml"
+        if dry or not files:
+            return "skipped: needs DATA and a GPU"
         ways = (f"hydra.run.dir={work / step}", f"stages.dir={work / 'stages'}")
         return [sys.executable, "train.py", f"experiment={step}", *files, "data.image_size=32", *ways]
 
@@ -174,25 +170,16 @@ def _commands(dry: bool, cifar: Path | None, results: Path, work: Path) -> dict[
     }  # fmt: skip
 
 
-def _why_skipped(step: str, lacks_images: bool) -> str | None:
-    recipe = f"conf/experiment/{step}.yaml"
-    if not step.startswith("cifar10_"):
-        return None
-    if not (ROOT / recipe).exists():
-        return f"skipped: there is no {recipe}"
-    return "skipped: needs DATA and a GPU" if lacks_images else None
-
-
-def _result(step: str, command: Sequence[str], seconds: float, log: TextIO) -> str:
+def _result(step: str, command: Sequence[str] | str, seconds: float, log: TextIO) -> str:
     """What became of the step. Whatever it started is stopped with it when its time is over."""
+    if isinstance(command, str):
+        return command
     if seconds < 5:
         return "FAILED: out of time"
     line = ["timeout", "--kill-after=5", f"{seconds:.0f}", *command]
     # So that what it said is there when it is stopped.
-    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        line, cwd=ROOT, env=unbuffered, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    unbuffered, pipe = os.environ | {"PYTHONUNBUFFERED": "1"}, subprocess.PIPE
+    with subprocess.Popen(line, cwd=ROOT, env=unbuffered, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
         try:
             for said in process.stdout or ():
                 _print(said, log)

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import BARE, HARNESS, PLAIN_LOOP
-from harness.benchmarks.study import Figures, Spread, Study, measured, parser, positive, table
-from harness.benchmarks.work import SPEED, prepare
+from harness.benchmarks.contestants import BARE, HARNESS, PLAIN_LOOP, prepare
+from harness.benchmarks.study import SPEED, Row, Spread, Study, count, measured, parser, table
 from harness.errors import UserError
 from harness.views.style import COLOURS, DASHES, MARK, margins
 
@@ -30,9 +29,7 @@ AXES: dict[str, dict[str, tuple[str, ...]]] = {
         "cnn/4": ("model.channels=[8,16,32]",),
         "cnn": (),
         "cnn x 2": ("model.channels=[64,128,256]",),
-        "resnet20": ("model=resnet20",),
-        "resnet56": ("model=resnet56",),
-        "resnet18": ("model=resnet18",),
+        **{model: (f"model={model}",) for model in ("resnet20", "resnet56", "resnet18")},
     },
 }
 _OTHERS = (BARE, PLAIN_LOOP)
@@ -40,13 +37,9 @@ _ALL = (HARNESS, *_OTHERS)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure every point of the chosen axes; print the table, write JSON and a chart.
-
-    Raises:
-        UserError: for wrong settings, and, after everything is written, when a measurement failed.
-    """
+    """Measure every point of the chosen axes; print the table, write JSON and a chart."""
     made = parser("growth", __doc__, rounds=1)
-    made.add_argument("--steps", type=positive, default=30, help="optimizer steps in each timed part (default: 30)")
+    made.add_argument("--steps", type=count, default=30, help="optimizer steps in each timed part (default: 30)")
     made.add_argument("--axes", default=",".join(AXES), help=f"with commas between (default: {','.join(AXES)})")
     options = made.parse_intermixed_args(list(arguments))
     axes = [axis.strip() for axis in options.axes.split(",")]
@@ -67,7 +60,7 @@ class _Growth(Study):
         self.places = {_at(*point, name): (point, name) for point in points for name in _ALL}
         self.prepared: tuple[tuple[str, str], list[str]] | None = None
 
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         (axis, value), contestant = self.places[name]
         # The contestants of a point come one after the other.
         if self.prepared is None or self.prepared[0] != (axis, value):
@@ -79,23 +72,16 @@ class _Growth(Study):
             self.prepared = (axis, value), settings
         return measured("train", [*self.prepared[1], "--data", str(self.file), "--contestant", contestant])
 
-    def said(self, figures: Figures) -> str:
-        return f"{figures[SPEED]:,.0f} images/s"
-
     def ratios(self, axis: str, value: str) -> dict[str, Spread | None]:
         """This harness's speed over the others' at a point, round by round."""
         return {name: self.ratio(_at(axis, value, HARNESS), _at(axis, value, name), SPEED) for name in _OTHERS}
 
     def record(self) -> dict[str, Any]:
-        points = [
-            {
-                "axis": axis,
-                "value": value,
-                "rounds": {name: self.rounds[_at(axis, value, name)] for name in _ALL},
-                "harness_ratio": {name: ratio and asdict(ratio) for name, ratio in self.ratios(axis, value).items()},
-            }
-            for axis, value in self.points
-        ]
+        points = []
+        for axis, value in self.points:
+            rounds = {name: self.rounds[_at(axis, value, name)] for name in _ALL}
+            ratios = {name: ratio and asdict(ratio) for name, ratio in self.ratios(axis, value).items()}
+            points.append({"axis": axis, "value": value, "rounds": rounds, "harness_ratio": ratios})
         return {"points": points}
 
     def table(self) -> Table:

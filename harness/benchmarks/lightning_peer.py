@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.benchmarks.study import Figures
-from harness.benchmarks.work import WARM_UP_STEPS, Batches, Work
+from harness.benchmarks.contestants import WARM_UP_STEPS, Batches, Work
+from harness.benchmarks.study import Row
 from harness.data.loader import Loader
 from harness.training.schedule import build_scheduler
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def measure(work: Work, loader: Loader | Batches) -> Figures:
+def measure(work: Work, loader: Loader | Batches) -> Row:
     """Train with this harness's loader, then also in its memory format and with its fused optimizer, or with a
     DataLoader."""
     # Advice on loggers and workers, which are as they are on purpose.

@@ -27,25 +27,10 @@ def main() -> None:
     notes_file, script, *arguments = sys.argv[1:]
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
-    notes: dict[str, Any] = {}
-    _watch_first_step(notes)
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        import torch
-
-        on_cuda = torch.cuda.is_initialized()
-        notes |= {
-            "imported_by_the_end": _imported(),
-            "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "device_bytes": torch.cuda.max_memory_allocated() if on_cuda else 0,
-        }
-        Path(notes_file).write_text(json.dumps(notes))
-
-
-def _watch_first_step(notes: dict[str, Any]) -> None:
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    notes: dict[str, Any] = {}
 
     def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
         # A schedule's plan is made by stepping an optimizer that trains nothing.
@@ -54,10 +39,16 @@ def _watch_first_step(notes: dict[str, Any]) -> None:
         handle.remove()
         if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
-        notes["first_step"] = time.time()
-        notes["imported_by_first_step"] = _imported()
+        notes.update(first_step=time.time(), imported_by_first_step=_imported())
 
     handle = register_optimizer_step_post_hook(note)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        device_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+        host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        notes.update(imported_by_the_end=_imported(), host_bytes=host_bytes, device_bytes=device_bytes)
+        Path(notes_file).write_text(json.dumps(notes))
 
 
 def _imported() -> list[str]:

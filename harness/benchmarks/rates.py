@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.app.compose import compose_config
-from harness.benchmarks.study import Figures, Spread, machine, parser
-from harness.benchmarks.work import Work
+from harness.benchmarks.contestants import Work
+from harness.benchmarks.study import Row, Spread, machine, parser
 from harness.files import write_json
 from harness.training.devices import Compute, set_up
 
@@ -67,7 +67,7 @@ def _seconds(compute: Compute, action: Callable[[], object]) -> float:
     return statistics.median(several(times) for _ in range(_REPEATS))
 
 
-def measure_floor(work: Work) -> Figures:
+def measure_floor(work: Work) -> Row:
     """What one training step on a batch costs an image, what the machine can do, and the images a second that follow.
 
     FLOPs are those of forward and backward pass as torch counts them (convolutions and matrix products), bytes those
@@ -99,7 +99,7 @@ def measure_floor(work: Work) -> Figures:
     return floor(counter.get_total_flops() / len(labels), moved / len(labels), *machine_rates(work.compute))
 
 
-def floor(flops: float, moved: float, matrix: float, copy: float) -> Figures:
+def floor(flops: float, moved: float, matrix: float, copy: float) -> Row:
     """Images a second if only the network's multiplications took time, or memory traffic, and what they follow from."""
     return {
         "flops_per_image": flops, "bytes_per_image": moved,

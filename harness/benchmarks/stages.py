@@ -22,7 +22,7 @@ from rich.table import Table
 from harness.app.compose import compose_config
 from harness.app.sweep_plan import TREE
 from harness.benchmarks import ROOT
-from harness.benchmarks.study import Figures, Study, output, parser, table
+from harness.benchmarks.study import Row, Study, output, parser, table
 from harness.errors import UserError
 from harness.training.devices import set_up
 from harness.training.state import digest, load_state, save_state
@@ -43,11 +43,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure the cases, print the table and write JSON.
-
-    Raises:
-        UserError: for an unknown case, and, after everything is written, when a sweep failed or runs ended otherwise.
-    """
+    """Measure the cases, print the table and write JSON."""
     made = parser("stages", __doc__, rounds=1)
     made.add_argument("--cases", default="1,2,3,4", help="numbers of the cases to run (default: all)")
     options = made.parse_intermixed_args(list(arguments))
@@ -61,19 +57,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Sweeps(Study):
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         with tempfile.TemporaryDirectory(prefix="stages-") as scratch:
             return {"name": name} | _measured([*self.options.overrides, *CASES[name]], Path(scratch))
 
-    def said(self, figures: Figures) -> str:
-        hash_ms, save_ms, load_ms = (1e3 * figures[f"seconds_to_{what}"] for what in ("hash", "save", "load"))
-        states, size = figures["states"], figures["bytes_written"] / max(1, figures["states"]) / 1e6
+    def said(self, row: Row) -> str:
+        hash_ms, save_ms, load_ms = (1e3 * row[f"seconds_to_{what}"] for what in ("hash", "save", "load"))
+        states, size = row["states"], row["bytes_written"] / max(1, row["states"]) / 1e6
         return (
-            f"{figures['seconds_alone']:.0f} s alone, {figures['seconds_shared']:.0f} s shared; {states} states of "
+            f"{row['seconds_alone']:.0f} s alone, {row['seconds_shared']:.0f} s shared; {states} states of "
             f"{size:.2f} MB written; each takes {hash_ms:.1f} ms to hash, {save_ms:.1f} to save, {load_ms:.1f} to load"
         )
 
-    def cases(self) -> list[Figures]:
+    def cases(self) -> list[Row]:
         return [case for cases in self.results().values() for case in cases]
 
     def record(self) -> dict[str, Any]:
@@ -97,7 +93,7 @@ class _Sweeps(Study):
         return table("Time of a sweep alone over time with the stage store", ["sweep"], right, rows)
 
 
-def _measured(overrides: Sequence[str], folder: Path) -> Figures:
+def _measured(overrides: Sequence[str], folder: Path) -> Row:
     """One sweep, both ways. Times in seconds, sizes in bytes, costs of one state in seconds (medians)."""
     alone, runs_alone = _timed_sweep(folder / "alone", [*overrides, "resume=never"])
     shared, runs_shared = _timed_sweep(folder / "shared", [*overrides, f"stages.dir={folder / 'stages'}"])

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,10 @@ from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.benchmarks import ROOT
-from harness.benchmarks.contestants import why_missing
-from harness.benchmarks.study import Figures, MeasurementError, Study, measured, parser, table
+from harness.benchmarks.contestants import Work, why_missing
+from harness.benchmarks.study import SPEED, MeasurementError, Row, Study, measured, parser, table
 from harness.data.dataset import load_dataset
-from harness.data.loader import Loader
-from harness.models.build import build_model
 from harness.training.devices import set_up
-from harness.training.learner import Learner
 
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
 _PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
@@ -64,12 +60,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Starts(Study):
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         with tempfile.TemporaryDirectory(prefix="startup-") as scratch:
             return _started(name, self.options.overrides, Path(scratch))
 
-    def said(self, figures: Figures) -> str:
-        return f"{figures['first_step'] or figures['seconds']:.2f} s"
+    def said(self, row: Row) -> str:
+        return f"{row['first_step'] or row['seconds']:.2f} s"
 
     def table(self) -> Table:
         rows, captions = [], []
@@ -89,32 +85,32 @@ class _Starts(Study):
         return made
 
 
-def _started(name: str, overrides: Sequence[str], folder: Path) -> Figures:
+def _started(name: str, overrides: Sequence[str], folder: Path) -> Row:
     """Start one process, wait for its end, and watch for its first point meanwhile. Times in seconds after its start,
     bytes at the peak; None for what it does not do."""
     script = [str(_PEER_SCRIPT)] if name == PEER else _one_epoch(overrides, folder)
     probed = [sys.executable, str(_PROBE), str(folder / "notes.json"), *script]
     command = [sys.executable, "-c", "import torch"] if name == TORCH else probed
-    figures: Figures = dict.fromkeys(("first_step", "first_point", "host_bytes", "device_bytes"))
-    figures |= {"imported_by_first_step": [], "imported_by_the_end": []}
+    row: Row = dict.fromkeys(("first_step", "first_point", "host_bytes", "device_bytes"))
+    row |= {"imported_by_first_step": [], "imported_by_the_end": []}
     began = time.time()
     with (folder / "output.txt").open("w") as said:
         # Lightning writes where it is started.
         process = subprocess.Popen(command, cwd=folder if name == PEER else None, stdout=said, stderr=said)
         while process.poll() is None:
-            if figures["first_point"] is None and _has_point(name, folder):
-                figures["first_point"] = time.time() - began
+            if row["first_point"] is None and _has_point(name, folder):
+                row["first_point"] = time.time() - began
             time.sleep(0.01)
-    figures["seconds"] = time.time() - began
+    row["seconds"] = time.time() - began
     if process.returncode != 0:
         text = (folder / "output.txt").read_text()[-2000:]
         raise MeasurementError(f"exit status {process.returncode}: {text}")
     if name != TORCH:
-        figures |= json.loads((folder / "notes.json").read_text())
-        figures["first_step"] -= began
-    if figures["first_point"] is None and _has_point(name, folder):
-        figures["first_point"] = figures["seconds"]
-    return figures
+        row |= json.loads((folder / "notes.json").read_text())
+        row["first_step"] -= began
+    if row["first_point"] is None and _has_point(name, folder):
+        row["first_point"] = row["seconds"]
+    return row
 
 
 def _has_point(name: str, folder: Path) -> bool:
@@ -141,15 +137,13 @@ def _imports(overrides: Sequence[str]) -> dict[str, float]:
 def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
     """Images a second in `Learner.score`, on the validation images over and over for a second."""
     config, _ = compose_config(overrides)
-    compute, dataset = set_up(config), load_dataset(config.data)
-    network = partial(build_model, config.model, dataset.shape, len(dataset.classes), [config.batch_size])
-    learner = Learner(config, compute, network, config.batch_size)
-    loader = Loader(dataset, config, compute.device)
+    work = Work(config, set_up(config), load_dataset(config.data), epochs=1)
+    learner, loader = work.learner(), work.loader()
     learner.score(loader.evaluation("val"))
     passes, began = 0, time.perf_counter()
     # A pass ends with its score on the host, so the device is done.
     while time.perf_counter() - began < 1:
         learner.score(loader.evaluation("val"))
         passes += 1
-    speed = passes * len(dataset.val) / (time.perf_counter() - began)
-    return {"images_per_second": speed, "images": len(dataset.val), "device": compute.device_name}
+    images, seconds = len(work.dataset.val), time.perf_counter() - began
+    return {SPEED: passes * images / seconds, "images": images, "device": work.compute.device_name}

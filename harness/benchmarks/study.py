@@ -27,23 +27,20 @@ from harness.files import write_json
 from harness.machine import cpu_name, usable_cores, versions
 from harness.views.style import COLOURS, MARK, margins, save
 
-# One measurement, as its process prints it.
-Figures = dict[str, Any]
+# One measurement, as its process prints it, and the figure by which contestants are compared.
+Row = dict[str, Any]
+SPEED = "images_per_second"
 
 
 class MeasurementError(UserError):
     """A measuring process that failed; the message is the end of what it said."""
 
 
-def measured(command: str, arguments: Sequence[str]) -> Figures:
-    """What `benchmark.py command arguments`, a process of its own, prints as JSON on its last line.
-
-    Raises:
-        MeasurementError: when the process fails.
-    """
+def measured(command: str, arguments: Sequence[str]) -> Row:
+    """What `benchmark.py command arguments`, a process of its own, prints as JSON on its last line."""
     said = output([sys.executable, str(BENCHMARK), command, *arguments])
-    figures: Figures = json.loads(said.splitlines()[-1])
-    return figures
+    row: Row = json.loads(said.splitlines()[-1])
+    return row
 
 
 def output(line: Sequence[str]) -> str:
@@ -92,16 +89,16 @@ class Study(ABC):
 
     def __init__(self, options: Namespace, groups: Sequence[Sequence[str]], known: Mapping[str, Any]) -> None:
         self.options, self.groups, self.known = options, groups, known
-        self.rounds: dict[str, list[Figures | None]] = {name: [] for group in groups for name in group}
+        self.rounds: dict[str, list[Row | None]] = {name: [] for group in groups for name in group}
         self.failed: dict[str, str] = {}
 
     @abstractmethod
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         """Measure one; a MeasurementError leaves it out."""
 
-    @abstractmethod
-    def said(self, figures: Figures) -> str:
+    def said(self, row: Row) -> str:
         """What is printed of one measurement."""
+        return f"{row[SPEED]:,.0f} images/s"
 
     @abstractmethod
     def table(self) -> Table:
@@ -147,31 +144,31 @@ class Study(ABC):
             raise UserError("figures that are missing or mean nothing:\n" + "\n".join(wrong))
 
     def _turn(self, name: str) -> str:
-        figures = None
+        row = None
         if name not in self.failed:
             try:
-                figures = self.measure(name)
+                row = self.measure(name)
             except MeasurementError as error:
                 self.failed[name] = str(error)
-        self.rounds[name].append(figures)
-        return self.said(figures) if figures else f"failed: {self.failed[name]}"
+        self.rounds[name].append(row)
+        return self.said(row) if row else f"failed: {self.failed[name]}"
 
     def all_wrong(self) -> list[str]:
         """A sentence for each measurement that failed, and for each figure that means nothing."""
         return [f"{name} failed: {why.splitlines()[-1]}" for name, why in self.failed.items()] + self.wrong()
 
-    def results(self) -> dict[str, list[Figures]]:
+    def results(self) -> dict[str, list[Row]]:
         """The finished rounds of those that finished any."""
-        found = {name: [figures for figures in rounds if figures] for name, rounds in self.rounds.items()}
+        found = {name: [row for row in rounds if row] for name, rounds in self.rounds.items()}
         return {name: rounds for name, rounds in found.items() if rounds}
 
-    def first(self) -> Figures | None:
+    def first(self) -> Row | None:
         """Any finished measurement, which tells where it ran."""
         return next((rounds[0] for rounds in self.results().values()), None)
 
     def values(self, name: str, quantity: str) -> list[float | None]:
         """One figure by round."""
-        return [figures[quantity] if figures else None for figures in self.rounds.get(name, [])]
+        return [row[quantity] if row else None for row in self.rounds.get(name, [])]
 
     def spread(self, name: str, quantity: str) -> Spread | None:
         """A figure's spread over the rounds in which it was measured."""
@@ -230,12 +227,12 @@ def parser(command: str, description: str | None, rounds: int) -> argparse.Argum
         prog=f"benchmark.py {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("overrides", nargs="*", help="as for train.py, such as model=resnet20 batch_size=256")
-    made.add_argument("--rounds", type=positive, default=rounds, help=f"turns of everything (default: {rounds})")
+    made.add_argument("--rounds", type=count, default=rounds, help=f"turns of everything (default: {rounds})")
     made.add_argument("--output", type=Path, default=Path(f"benchmark_{command}.json"), help="the results as JSON")
     return made
 
 
-def positive(text: str) -> int:
+def count(text: str) -> int:
     """An option's whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")

@@ -16,10 +16,9 @@ from timm.data.transforms import ToNumpy
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
-from torchvision import transforms
 
-from harness.benchmarks.study import Figures
-from harness.benchmarks.work import Counted, PlainImages, Work
+from harness.benchmarks.contestants import Counted, PlainImages, Work
+from harness.benchmarks.study import Row
 from harness.errors import UserError
 from harness.machine import usable_cores
 from harness.training.schedule import build_scheduler
@@ -27,7 +26,7 @@ from harness.training.schedule import build_scheduler
 _LOG_INTERVAL = 50
 
 
-def measure(work: Work) -> Figures:
+def measure(work: Work) -> Row:
     """Train with as many workers as cores.
 
     Raises:
@@ -60,14 +59,13 @@ def measure(work: Work) -> Figures:
 
 
 def _loader(work: Work) -> Any:
-    images = PlainImages(work)
-    loader = create_loader(
+    images = PlainImages(work, ToNumpy())
+    # Of its own transforms, which it sets on the data set, nothing is seen.
+    return create_loader(
         images, work.dataset.shape, work.config.batch_size, is_training=True, no_aug=True, device=work.device,
         mean=tuple(images.mean), std=tuple(images.std), num_workers=usable_cores(),
         pin_memory=work.device.type == "cuda", use_prefetcher=True, persistent_workers=True,
     )  # fmt: skip
-    images.transform = transforms.Compose([images.composed(work, tensors=False), ToNumpy()])
-    return loader
 
 
 def _optimizer(work: Work, model: nn.Module) -> Optimizer:

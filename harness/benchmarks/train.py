@@ -21,21 +21,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import BARE, CONTESTANTS, HARNESS, why_missing
+from harness.benchmarks.contestants import BARE, CONTESTANTS, HARNESS, open_work, prepare, why_missing
 from harness.benchmarks.rates import measure_floor
-from harness.benchmarks.study import (
-    Figures,
-    MeasurementError,
-    Study,
-    bars,
-    chosen,
-    measured,
-    parser,
-    positive,
-    ratios,
-    table,
-)
-from harness.benchmarks.work import SPEED, open_work, prepare
+from harness.benchmarks.study import SPEED, MeasurementError, Row, Study, bars, chosen, count, measured, parser, table
 from harness.config import Config
 from harness.errors import UserError
 
@@ -45,13 +33,15 @@ LOSS_RELATIVE, LOSS_ABSOLUTE = 0.15, 0.05
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compare the contestants, or, as their own processes are started, measure one.
-
-    Raises:
-        UserError: for wrong settings, and, after everything is written, for contestants that failed or whose loss or
-            number of steps shows that they did not do the same work.
-    """
-    options = _options(arguments)
+    """Compare the contestants, or, as their own processes are started, measure one."""
+    made = parser("train", __doc__, rounds=3)
+    made.add_argument("--epochs-timed", type=count, default=1, help="epochs in each timed part (default: 1)")
+    made.add_argument("--seconds", type=float, help="begin no further round after so many seconds")
+    made.add_argument("--only", default="", help="names of contestants, or how they begin, with commas between")
+    names = [*CONTESTANTS, _FLOOR]
+    made.add_argument("--contestant", choices=names, help="with --data: measure it in this process and print JSON")
+    made.add_argument("--data", type=Path, help="the file that a benchmark prepared for its contestants")
+    options = made.parse_intermixed_args(list(arguments))
     config, _ = compose_config(options.overrides)
     if options.contestant:
         work = open_work(config, options.data, options.epochs_timed)
@@ -78,7 +68,7 @@ class _Comparison(Study):
         known = {"config": config.plain(), "images_timed": self.images, "steps_timed": self.steps, "skipped": skipped}
         super().__init__(options, [names], known)
         self.shared = [*options.overrides, "--data", str(file), "--epochs-timed", str(options.epochs_timed)]
-        self.floor: Figures = {}
+        self.floor: Row = {}
         try:
             self.floor = self.measure(_FLOOR)
         except MeasurementError as error:
@@ -86,11 +76,14 @@ class _Comparison(Study):
         by = ("FLOPs", "bytes") if self.floor else ()
         self.floors = {f"floor by {what}": self.floor[f"{SPEED}_by_{what.lower()}"] for what in by}
 
-    def measure(self, name: str) -> Figures:
+    def measure(self, name: str) -> Row:
         return measured("train", [*self.shared, "--contestant", name])
 
-    def said(self, figures: Figures) -> str:
-        return f"{figures[SPEED]:,.0f} images/s"
+    def values(self, name: str, quantity: str) -> list[float | None]:
+        """A floor is as fast in each round."""
+        if name in self.floors:
+            return [self.floors[name] if quantity == SPEED else None] * self.options.rounds
+        return super().values(name, quantity)
 
     def record(self) -> dict[str, Any]:
         first = self.first() or {}
@@ -107,14 +100,12 @@ class _Comparison(Study):
         return wrong_work(self.results(), [name for name in CONTESTANTS if name != BARE], self.images, self.steps)
 
     def table(self) -> Table:
-        rows, own = [], self.values(HARNESS, SPEED)
-        for name in self.results():
+        rows = []
+        for name in (*self.results(), *self.floors):
             ratio = self.ratio(HARNESS, name, SPEED) if name != HARNESS else None
             memory = [self.median(name, f"{place}_bytes", scale=1e-6) for place in ("host", "device")]
             loss = "" if name == BARE else self.median(name, "loss", ".3f")
             rows.append((name, self.median(name, SPEED), str(ratio or ""), *memory, loss))
-        for name, speed in self.floors.items():
-            rows.append((name, f"{speed:,.0f}", str(ratios(own, [speed] * len(own)) or "")))
         right = ("images/s", "harness is ... times as fast", "host MB", "device MB", "loss")
         made = table(self._title(), ["contestant"], right, rows)
         if (used := self._utilisation()) is not None:
@@ -123,19 +114,16 @@ class _Comparison(Study):
 
     def chart(self) -> Figure | None:
         """A bar for each contestant, and for each floor that is not far off."""
-        found = {name: ratio for name in self.rounds if (ratio := self.ratio(name, HARNESS, SPEED))}
-        widest, own = max((ratio.median for ratio in found.values()), default=0), self.values(HARNESS, SPEED)
-        for name, speed in self.floors.items():
-            ratio = ratios([speed] * len(own), own)
-            # A floor far off, as that of a small network on a CPU, would leave nothing to see of the others.
-            if ratio and ratio.median < 3 * widest:
-                found[name] = ratio
-        return bars(self._title(), "speed relative to this harness (median and range of rounds)", found, HARNESS)
+        found = {name: ratio for name in (*self.rounds, *self.floors) if (ratio := self.ratio(name, HARNESS, SPEED))}
+        widest = max((found[name].median for name in self.rounds if name in found), default=0)
+        # A floor far off, as that of a small network on a CPU, would leave nothing to see of the others.
+        near = {name: ratio for name, ratio in found.items() if name in self.rounds or ratio.median < 3 * widest}
+        return bars(self._title(), "speed relative to this harness (median and range of rounds)", near, HARNESS)
 
     def _utilisation(self) -> float | None:
         """Model FLOPs utilisation of this harness: the part of the matrix rate that is used."""
-        own = self.spread(HARNESS, SPEED)
-        return own.median / self.floors["floor by FLOPs"] if self.floor and own else None
+        used = self.ratio(HARNESS, "floor by FLOPs", SPEED)
+        return used.median if used else None
 
     def _title(self) -> str:
         config, first = self.config, self.first()
@@ -148,28 +136,17 @@ class _Comparison(Study):
         return f"{model} on {config.data.name}, batch {config.batch_size}, {device}, {first['precision']}{cores}"
 
 
-def _options(arguments: Sequence[str]) -> Namespace:
-    made = parser("train", __doc__, rounds=3)
-    made.add_argument("--epochs-timed", type=positive, default=1, help="epochs in each timed part (default: 1)")
-    made.add_argument("--seconds", type=float, help="begin no further round after so many seconds")
-    made.add_argument("--only", default="", help="names of contestants, or how they begin, with commas between")
-    names = [*CONTESTANTS, _FLOOR]
-    made.add_argument("--contestant", choices=names, help="with --data: measure it in this process and print JSON")
-    made.add_argument("--data", type=Path, help="the file that a benchmark prepared for its contestants")
-    return made.parse_intermixed_args(list(arguments))
-
-
-def wrong_work(results: Mapping[str, Sequence[Figures]], compared: Sequence[str], images: int, steps: int) -> list[str]:
+def wrong_work(results: Mapping[str, Sequence[Row]], compared: Sequence[str], images: int, steps: int) -> list[str]:
     """A sentence for each contestant that trained other than `images` images in `steps` steps, or whose loss is not
     like that of the others: the `compared` ones must lie within 15 % or 0.05 nats of the median of them all."""
     found = []
     for name, rounds in results.items():
-        counts = {(figures["images"], figures["steps"]) for figures in rounds}
+        counts = {(row["images"], row["steps"]) for row in rounds}
         if other := counts - {(images, steps)}:
             what = ", ".join(f"{i:,} images in {s:,} steps" for i, s in sorted(other))
             found.append(f"{name} trained {what}; must be {images:,} in {steps:,}")
     able = [name for name in compared if name in results]
-    losses = {name: statistics.median(figures["loss"] for figures in results[name]) for name in able}
+    losses = {name: statistics.median(row["loss"] for row in results[name]) for name in able}
     if not losses:
         return found
     middle = statistics.median(losses.values())

@@ -14,15 +14,15 @@ from support.small_runs import ROOT, SMALL
 from harness.app.compose import compose_config
 from harness.benchmarks import features, gpu, stages, train
 from harness.benchmarks.rates import floor
-from harness.benchmarks.study import Figures, MeasurementError, Spread, Study, ratios, table, turns
+from harness.benchmarks.study import MeasurementError, Row, Spread, Study, ratios, table, turns
 from harness.benchmarks.train import wrong_work
 from harness.errors import UserError
 from harness.runs.tracking import Tracker
 
-HONEST: Figures = {"seconds": 1.0, "loss": 1.0, "images": 1000, "steps": 10}
+HONEST: Row = {"seconds": 1.0, "loss": 1.0, "images": 1000, "steps": 10}
 
 
-def check(**others: Figures) -> list[str]:
+def check(**others: Row) -> list[str]:
     rounds = {"ours": [HONEST], "theirs": [HONEST | {"loss": 1.06}]} | {k: [v] for k, v in others.items()}
     return wrong_work(rounds, list(rounds), images=1000, steps=10)
 
@@ -42,14 +42,14 @@ def test_a_study_goes_on_without_who_failed_and_says_so_at_the_end(tmp_path: Pat
     asked = []
 
     class HalfBroken(Study):
-        def measure(self, name: str) -> Figures:
+        def measure(self, name: str) -> Row:
             asked.append(name)
             if name == "broken":
                 raise MeasurementError("exit status 1: first line\nlast line")
             return HONEST
 
-        def said(self, figures: Figures) -> str:
-            return str(figures)
+        def said(self, row: Row) -> str:
+            return str(row)
 
         def table(self) -> Table:
             return table("", [], [], [])
@@ -122,6 +122,8 @@ def test_a_comparison_leaves_a_complete_record(
     assert found["config"]["batch_size"] == 32
     assert (found["device"], found["threads"], found["failed"], found["wrong"]) == ("cpu", 1, {}, [])
     assert found["floor"]["flops_per_image"] > 0
+    used = speeds[0] / found["floor"]["images_per_second_by_flops"]
+    assert found["floor"]["harness_flops_utilisation"] == pytest.approx(used)
     assert {"date", "cpu", "cores", "versions"} <= set(found)
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -136,7 +138,7 @@ def test_a_feature_is_measured_by_a_real_run(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_cost_of_a_feature_is_with_it_over_without_it() -> None:
-    def rounds(*seconds: float) -> list[Figures | None]:
+    def rounds(*seconds: float) -> list[Row | None]:
         return [{"seconds": value} for value in seconds]
 
     found = {features.BASE: rounds(1.0, 2.0), "progress bar": rounds(1.5, 3.0), "determinism": rounds(0.5, 1.0)}
