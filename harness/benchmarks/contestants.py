@@ -150,7 +150,7 @@ class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
 
 
 def prepare(config: Config, file: Path) -> int:
-    """Read the data once, leave the images beyond the last whole batch out, and save the rest; their number.
+    """Read the data once, leave the images beyond the last whole batch out, save the rest, and tell how many.
 
     Raises:
         UserError: for data that cannot be had, and when there is not one whole batch.

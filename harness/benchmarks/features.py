@@ -73,10 +73,10 @@ CHANGES: dict[str, Change] = {
     # As with a C library that has no mallopt.
     "keeping freed memory": Change(adds=False, prepare=_replaced(harness.machine, "ctypes", None)),
     "progress bar": Change(adds=True, prepare=_with_a_bar),
-    "compile=true": Change(adds=True, overrides=("compile=true",)),
-    "cuda_graphs=true": Change(adds=True, overrides=("cuda_graphs=true",)),
-    "precision=fp32": Change(adds=True, overrides=("precision=fp32",)),
-    "precision=bf16": Change(adds=True, overrides=("precision=bf16",)),
+    **{
+        setting: Change(adds=True, overrides=(setting,))
+        for setting in ("compile=true", "cuda_graphs=true", "precision=fp32", "precision=bf16")
+    },
 }
 
 

@@ -58,8 +58,37 @@ def main(arguments: Sequence[str]) -> None:
 
 class _Sweeps(Study):
     def measure(self, name: str) -> Row:
+        """One sweep, both ways. Times in seconds, sizes in bytes, costs of one state in seconds (medians)."""
+        overrides = [*self.options.overrides, *CASES[name]]
         with tempfile.TemporaryDirectory(prefix="stages-") as scratch:
-            return {"name": name} | _measured([*self.options.overrides, *CASES[name]], Path(scratch))
+            folder = Path(scratch)
+            alone, runs_alone = _timed_sweep(folder / "alone", [*overrides, "resume=never"])
+            shared, runs_shared = _timed_sweep(folder / "shared", [*overrides, f"stages.dir={folder / 'stages'}"])
+            tree = json.loads((folder / "shared" / TREE).read_text())
+            bound = tree["epochs_alone"] / tree["epochs_shared"]
+            entries = sorted((folder / "stages").glob("*/*.pt"))
+            state, copy = load_state(entries[-1]), folder / "copy.pt"
+            weights_alone, weights_shared = (
+                [run["weights_sha256"] for run in runs] for runs in (runs_alone, runs_shared)
+            )
+            return {
+                "name": name,
+                "runs": len(runs_alone),
+                "epochs_alone": tree["epochs_alone"],
+                "epochs_trained": sum(run["epochs_trained"] for run in runs_shared),
+                "bound": bound,
+                "seconds_alone": alone,
+                "seconds_shared": shared,
+                "saving": alone / shared,
+                "saving_of_bound": alone / shared / bound,
+                "equal_weights": weights_alone == weights_shared,
+                "states": len(entries),
+                "bytes_written": sum(entry.stat().st_size for entry in entries),
+                "seconds_to_hash": _median(lambda: digest(asdict(state))),
+                # Both with their hash.
+                "seconds_to_save": _median(lambda: save_state(copy, state, durable=False)),
+                "seconds_to_load": _median(lambda: load_state(entries[-1])),
+            }
 
     def said(self, row: Row) -> str:
         hash_ms, save_ms, load_ms = (1e3 * row[f"seconds_to_{what}"] for what in ("hash", "save", "load"))
@@ -81,44 +110,12 @@ class _Sweeps(Study):
 
     def table(self) -> Table:
         forms = {"epochs_alone": ",", "epochs_trained": ",", "bound": ".2f", "saving": ".2f", "saving_of_bound": ".0%"}
-        rows = [
-            (
-                case["name"],
-                *(format(case[key], form) for key, form in forms.items()),
-                ["NO", "yes"][case["equal_weights"]],
-            )
-            for case in self.cases()
-        ]
+        rows = []
+        for case in self.cases():
+            equal = "yes" if case["equal_weights"] else "NO"
+            rows.append((case["name"], *(format(case[key], form) for key, form in forms.items()), equal))
         right = ("epochs alone", "trained", "bound", "saving", "of bound", "equal weights")
         return table("Time of a sweep alone over time with the stage store", ["sweep"], right, rows)
-
-
-def _measured(overrides: Sequence[str], folder: Path) -> Row:
-    """One sweep, both ways. Times in seconds, sizes in bytes, costs of one state in seconds (medians)."""
-    alone, runs_alone = _timed_sweep(folder / "alone", [*overrides, "resume=never"])
-    shared, runs_shared = _timed_sweep(folder / "shared", [*overrides, f"stages.dir={folder / 'stages'}"])
-    tree = json.loads((folder / "shared" / TREE).read_text())
-    bound = tree["epochs_alone"] / tree["epochs_shared"]
-    entries = sorted((folder / "stages").glob("*/*.pt"))
-    state, copy = load_state(entries[-1]), folder / "copy.pt"
-    weights_alone, weights_shared = ([run["weights_sha256"] for run in runs] for runs in (runs_alone, runs_shared))
-    return {
-        "runs": len(runs_alone),
-        "epochs_alone": tree["epochs_alone"],
-        "epochs_trained": sum(run["epochs_trained"] for run in runs_shared),
-        "bound": bound,
-        "seconds_alone": alone,
-        "seconds_shared": shared,
-        "saving": alone / shared,
-        "saving_of_bound": alone / shared / bound,
-        "equal_weights": weights_alone == weights_shared,
-        "states": len(entries),
-        "bytes_written": sum(entry.stat().st_size for entry in entries),
-        "seconds_to_hash": _median(lambda: digest(asdict(state))),
-        # Both with their hash.
-        "seconds_to_save": _median(lambda: save_state(copy, state, durable=False)),
-        "seconds_to_load": _median(lambda: load_state(entries[-1])),
-    }
 
 
 def _timed_sweep(folder: Path, overrides: Sequence[str]) -> tuple[float, list[dict[str, Any]]]:

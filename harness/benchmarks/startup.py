@@ -29,8 +29,7 @@ from harness.data.dataset import load_dataset
 from harness.training.devices import set_up
 
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
-_PROBE = ROOT / "harness" / "benchmarks" / "probe.py"
-_PEER_SCRIPT = ROOT / "harness" / "benchmarks" / "lightning_digits.py"
+_PROBE, _PEER_SCRIPT = (str(Path(__file__).with_name(name)) for name in ("probe.py", "lightning_digits.py"))
 _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 # Tags of a scalar that comes with the first epoch; they are plain text in an event file.
 _TAGS = {OWN: b"throughput/images_per_second", PEER: b"train_loss"}
@@ -88,8 +87,8 @@ class _Starts(Study):
 def _started(name: str, overrides: Sequence[str], folder: Path) -> Row:
     """Start one process, wait for its end, and watch for its first point meanwhile. Times in seconds after its start,
     bytes at the peak; None for what it does not do."""
-    script = [str(_PEER_SCRIPT)] if name == PEER else _one_epoch(overrides, folder)
-    probed = [sys.executable, str(_PROBE), str(folder / "notes.json"), *script]
+    script = [_PEER_SCRIPT] if name == PEER else _one_epoch(overrides, folder)
+    probed = [sys.executable, _PROBE, str(folder / "notes.json"), *script]
     command = [sys.executable, "-c", "import torch"] if name == TORCH else probed
     row: Row = dict.fromkeys(("first_step", "first_point", "host_bytes", "device_bytes"))
     row |= {"imported_by_first_step": [], "imported_by_the_end": []}
@@ -119,8 +118,8 @@ def _has_point(name: str, folder: Path) -> bool:
 
 def _one_epoch(overrides: Sequence[str], folder: Path) -> list[str]:
     """train.py for one epoch with all its files in the folder."""
-    own = ["epochs=1", *overrides, f"hydra.run.dir={folder / 'run'}", f"stages.dir={folder / 'stages'}"]
-    return [str(ROOT / "train.py"), *own]
+    folders = (f"hydra.run.dir={folder / 'run'}", f"stages.dir={folder / 'stages'}")
+    return [str(ROOT / "train.py"), "epochs=1", *overrides, *folders]
 
 
 def _imports(overrides: Sequence[str]) -> dict[str, float]:

@@ -48,25 +48,24 @@ def main(arguments: Sequence[str]) -> None:
         measure = measure_floor if options.contestant == _FLOOR else CONTESTANTS[options.contestant].measure
         print(json.dumps(measure(work)))
         return
-    wanted = chosen(options.only, list(CONTESTANTS))
-    skipped = {name: reason for name in wanted if (reason := why_missing(CONTESTANTS[name].package))}
-    if len(skipped) == len(wanted):
-        raise UserError(f"--only {options.only}: {'; '.join(skipped.values())}")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        study = _Comparison(options, [name for name in wanted if name not in skipped], skipped, config, Path(folder))
-        study.run([f"skipped: {name}: {why}" for name, why in skipped.items()], options.seconds)
+        study = _Comparison(options, config, Path(folder) / "data.pt")
+        study.run([f"skipped: {name}: {why}" for name, why in study.known["skipped"].items()], options.seconds)
 
 
 class _Comparison(Study):
-    def __init__(
-        self, options: Namespace, names: Sequence[str], skipped: Mapping[str, str], config: Config, folder: Path
-    ) -> None:
-        """`images` and `steps` are those of a timed part; `skipped` tells why."""
-        self.config, file = config, folder / "data.pt"
+    """`images` and `steps` are those of a timed part."""
+
+    def __init__(self, options: Namespace, config: Config, file: Path) -> None:
+        wanted = chosen(options.only, list(CONTESTANTS))
+        skipped = {name: reason for name in wanted if (reason := why_missing(CONTESTANTS[name].package))}
+        if len(skipped) == len(wanted):
+            raise UserError(f"--only {options.only}: {'; '.join(skipped.values())}")
+        self.config = config
         self.images = prepare(config, file) * options.epochs_timed
         self.steps = self.images // config.batch_size
         known = {"config": config.plain(), "images_timed": self.images, "steps_timed": self.steps, "skipped": skipped}
-        super().__init__(options, [names], known)
+        super().__init__(options, [[name for name in wanted if name not in skipped]], known)
         self.shared = [*options.overrides, "--data", str(file), "--epochs-timed", str(options.epochs_timed)]
         self.floor: Row = {}
         try:
