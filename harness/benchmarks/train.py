@@ -96,7 +96,7 @@ class _Comparison(Study):
         }
 
     def wrong(self) -> list[str]:
-        return wrong_work(self.results(), [name for name in CONTESTANTS if name != BARE], self.images, self.steps)
+        return wrong_work(self.results(), self.images, self.steps)
 
     def table(self) -> Table:
         rows = []
@@ -135,17 +135,16 @@ class _Comparison(Study):
         return f"{model} on {config.data.name}, batch {config.batch_size}, {device}, {first['precision']}{cores}"
 
 
-def wrong_work(results: Mapping[str, Sequence[Row]], compared: Sequence[str], images: int, steps: int) -> list[str]:
+def wrong_work(results: Mapping[str, Sequence[Row]], images: int, steps: int) -> list[str]:
     """A sentence for each contestant that trained other than `images` images in `steps` steps, or whose loss is not
-    like that of the others: the `compared` ones must lie within 15 % or 0.05 nats of the median of them all."""
+    like that of the others: all but the bare step's must lie within 15 % or 0.05 nats of their median."""
     found = []
     for name, rounds in results.items():
         counts = {(row["images"], row["steps"]) for row in rounds}
         if other := counts - {(images, steps)}:
             what = ", ".join(f"{i:,} images in {s:,} steps" for i, s in sorted(other))
             found.append(f"{name} trained {what}; must be {images:,} in {steps:,}")
-    able = [name for name in compared if name in results]
-    losses = {name: statistics.median(row["loss"] for row in results[name]) for name in able}
+    losses = {name: statistics.median(row["loss"] for row in rows) for name, rows in results.items() if name != BARE}
     if not losses:
         return found
     middle = statistics.median(losses.values())

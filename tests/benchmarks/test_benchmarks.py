@@ -24,7 +24,7 @@ HONEST: Row = {"seconds": 1.0, "loss": 1.0, "images": 1000, "steps": 10}
 
 def check(**others: Row) -> list[str]:
     rounds = {"ours": [HONEST], "theirs": [HONEST | {"loss": 1.06}]} | {k: [v] for k, v in others.items()}
-    return wrong_work(rounds, list(rounds), images=1000, steps=10)
+    return wrong_work(rounds, images=1000, steps=10)
 
 
 def test_ratios_pair_the_rounds_and_leave_out_those_that_one_did_not_finish() -> None:
