@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,31 +29,9 @@ class Step(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """What training makes small. Logits are (batch, classes), targets what the loader gives with the images."""
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over a batch (scalar)."""
-        ...
-
-    def each(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The value of each image (batch,)."""
-        ...
-
-
-class CrossEntropy:
-    """Cross-entropy in nats, to labels (batch,) int64 or to probabilities (batch, classes)."""
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """As `Objective`."""
-        return F.cross_entropy(logits, targets)
-
-    def each(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """As `Objective`."""
-        return F.cross_entropy(logits, targets, reduction="none")
-
-
-CROSS_ENTROPY = CrossEntropy()
+# What training makes small, from logits (batch, classes) and the loader's targets, called as torch's own losses are: it
+# gives the mean over the batch (scalar), and with `reduction="none"` the value of each image (batch,).
+Objective = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class TrainStep:
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         autocast: torch.autocast,
-        objective: Objective = CROSS_ENTROPY,
+        objective: Objective = F.cross_entropy,
     ) -> None:
         self.network, self.optimizer, self._scaler, self._autocast = network, optimizer, scaler, autocast
         self._objective = objective
@@ -105,7 +83,7 @@ def evaluate(
     model: nn.Module,
     batches: Batches,
     autocast: torch.autocast,
-    objective: Objective = CROSS_ENTROPY,
+    objective: Objective = F.cross_entropy,
     predictions: Predictions | None = None,
 ) -> Score:
     """Score the model in evaluation mode, and note what it says of each image where that is wanted."""
@@ -143,7 +121,7 @@ class Predictions:
     It stays on the device until it is asked for, so that an evaluation takes no longer with it than without.
     """
 
-    def __init__(self, objective: Objective = CROSS_ENTROPY) -> None:
+    def __init__(self, objective: Objective = F.cross_entropy) -> None:
         self._objective = objective
         self._predicted: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -151,7 +129,7 @@ class Predictions:
     def note(self, logits: Tensor, targets: Tensor) -> None:
         """Take in a batch."""
         self._predicted.append(logits.argmax(dim=1))
-        self._losses.append(self._objective.each(logits.float(), targets))
+        self._losses.append(self._objective(logits.float(), targets, reduction="none"))
 
     @property
     def predicted(self) -> Tensor:

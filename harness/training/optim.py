@@ -27,8 +27,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     Raises:
         UserError: for a setting that the optimizer does not have or refuses, and for a group without parameters.
     """
-    groups = _parameter_groups(config, model)
-    return _build(config, groups)
+    return _build(config, _parameter_groups(config, model))
 
 
 def preview_optimizer(config: OptimizerConfig) -> Optimizer:
@@ -37,8 +36,7 @@ def preview_optimizer(config: OptimizerConfig) -> Optimizer:
     Raises:
         UserError: as `build_optimizer`.
     """
-    names = [DEFAULT_GROUP, *config.groups]
-    return _build(config, {name: [nn.Parameter(torch.zeros(1))] for name in names})
+    return _build(config, {name: [nn.Parameter(torch.zeros(1))] for name in (DEFAULT_GROUP, *config.groups)})
 
 
 def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) -> Optimizer:
@@ -58,8 +56,9 @@ def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) ->
         check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params",))
         _check_lr(name, own)
         entries.append({"params": members, "name": name, **own})
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     try:
-        optimizer: Optimizer = cls(entries, **_tuples(arguments))
+        optimizer: Optimizer = cls(entries, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"optimizer: {config.target} refused its settings: {error}") from None
     return optimizer
@@ -71,22 +70,13 @@ def _check_lr(name: str, settings: Mapping[str, Any]) -> None:
         raise UserError(f"optimizer.groups.{name}.lr={lr}: must be a number above 0")
 
 
-def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-
-
 def _parameter_groups(config: OptimizerConfig, model: nn.Module) -> dict[str, list[nn.Parameter]]:
     if DEFAULT_GROUP in config.groups:
         raise UserError(f"optimizer.groups.{DEFAULT_GROUP}: is the group of all other parameters; use another name")
-    undecayed = _norms_and_biases(model)
     members: dict[str, list[nn.Parameter]] = {DEFAULT_GROUP: [], **{name: [] for name in config.groups}}
-    for parameter_name, parameter in model.named_parameters():
-        for group, settings in config.groups.items():
-            if _matches(group, settings, parameter_name, undecayed):
-                members[group].append(parameter)
-                break
-        else:
-            members[DEFAULT_GROUP].append(parameter)
+    for name, parameter in model.named_parameters():
+        matching = (group for group, settings in config.groups.items() if _matches(group, settings, name, parameter))
+        members[next(matching, DEFAULT_GROUP)].append(parameter)
     for group, settings in config.groups.items():
         if not members[group]:
             names = ", ".join(name for name, _ in list(model.named_parameters())[:6])
@@ -97,19 +87,14 @@ def _parameter_groups(config: OptimizerConfig, model: nn.Module) -> dict[str, li
     return {name: parameters for name, parameters in members.items() if parameters}
 
 
-def _matches(group: str, settings: Mapping[str, Any], name: str, norms_and_biases: set[str]) -> bool:
+def _matches(group: str, settings: Mapping[str, Any], name: str, parameter: nn.Parameter) -> bool:
     pattern = settings.get("match")
     allowed = f"must be {NORMS_AND_BIASES} or a regular expression on parameter names"
     if not isinstance(pattern, str):
         raise UserError(f"optimizer.groups.{group}.match={pattern}: {allowed}")
     if pattern == NORMS_AND_BIASES:
-        return name in norms_and_biases
+        return parameter.ndim < 2  # scales and shifts of norms, and biases
     try:
         return re.search(pattern, name) is not None
     except re.error as error:
         raise UserError(f"optimizer.groups.{group}.match={pattern}: {allowed} ({error})") from None
-
-
-def _norms_and_biases(model: nn.Module) -> set[str]:
-    """Parameters with fewer than two dimensions: scales and shifts of norms, and biases."""
-    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}

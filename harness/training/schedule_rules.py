@@ -22,7 +22,7 @@ def check_settings(config: ClassConfig) -> None:
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    for node in _nodes(config, epochs=0):
+    for node in _nodes("scheduler", config.target, config.arguments, 0, 0):
         if issubclass(node.cls, torch_schedulers.ReduceLROnPlateau):
             raise UserError(
                 f"{node.key}._target_={node.target}: steps on a metric, so its rates are not known before training; "
@@ -34,15 +34,15 @@ def check_settings(config: ClassConfig) -> None:
 
 def plan_warnings(config: ClassConfig, plan: LrPlan) -> list[str]:
     """What is allowed but hardly meant: decays that never fire or that change nothing, one sentence each."""
-    nodes = list(_nodes(config, plan.epochs))
-    found = [warning for node in nodes for warning in (*_never_fires(node, plan), *_changes_nothing(node, plan))]
+    nodes = list(_nodes("scheduler", config.target, config.arguments, 0, plan.epochs))
+    warnings = [warning for node in nodes for warning in (*_never_fires(node, plan), *_changes_nothing(node, plan))]
     is_constant = issubclass(nodes[0].cls, torch_schedulers.ConstantLR)
-    if not found and plan.epochs > 1 and not plan.changes and not is_constant:
-        found.append(f"the schedule never changes the learning rate in {plan.epochs} epochs")
+    if not warnings and plan.epochs > 1 and not plan.changes and not is_constant:
+        warnings.append(f"the schedule never changes the learning rate in {plan.epochs} epochs")
     zero = next((epoch for epoch, rates in enumerate(plan.rates) if not any(rates)), None)
     if zero is not None:
-        found.append(f"the learning rate is 0 in epoch {zero}, which trains nothing")
-    return found
+        warnings.append(f"the learning rate is 0 in epoch {zero}, which trains nothing")
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,7 @@ class _Node:
         return self.arguments.get("milestones", []) if decays_at_them else []
 
 
-def _nodes(config: ClassConfig, epochs: int) -> Iterator[_Node]:
-    yield from _walk("scheduler", config.target, config.arguments, 0, epochs)
-
-
-def _walk(key: str, target: str, arguments: dict[str, Any], start: int, end: int) -> Iterator[_Node]:
+def _nodes(key: str, target: str, arguments: dict[str, Any], start: int, end: int) -> Iterator[_Node]:
     cls = resolve_class(key, target, LRScheduler)
     yield _Node(key, target, cls, arguments, start, end)
     parts = arguments.get("schedulers")
@@ -82,7 +78,7 @@ def _walk(key: str, target: str, arguments: dict[str, Any], start: int, end: int
             first = start + switches[position - 1] if position else start
             last = min(end, start + switches[position]) if position < len(switches) else end
         inner = {name: value for name, value in part.items() if name != "_target_"}
-        yield from _walk(f"{key}.schedulers[{position}]", part["_target_"], inner, first, last)
+        yield from _nodes(f"{key}.schedulers[{position}]", part["_target_"], inner, first, last)
 
 
 def _is_whole(value: object) -> bool:
@@ -126,32 +122,26 @@ def _check_milestones(key: str, milestones: object) -> None:
 
 
 def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
-    found = []
+    warnings, last = [], f"the run's last epoch is {plan.epochs - 1}"
     for milestone in node.milestones:
         if (epoch := node.start + milestone) >= node.end:
             inner = f" (epoch {epoch} of the run)" if epoch != milestone else ""
-            reason = (
-                f"the run's last epoch is {plan.epochs - 1}"
-                if node.end == plan.epochs
-                else "the next schedule takes over"
-            )
-            found.append(f"milestone {milestone}{inner} never fires: {reason} (epochs={plan.epochs})")
+            reason = last if node.end == plan.epochs else "the next schedule takes over"
+            warnings.append(f"milestone {milestone}{inner} never fires: {reason} (epochs={plan.epochs})")
     step_size = node.arguments.get("step_size", 0)
     if issubclass(node.cls, torch_schedulers.StepLR) and step_size >= node.end - node.start:
-        found.append(
-            f"step_size {step_size} never fires: the run's last epoch is {plan.epochs - 1} (epochs={plan.epochs})"
-        )
-    return found
+        warnings.append(f"step_size {step_size} never fires: {last} (epochs={plan.epochs})")
+    return warnings
 
 
 def _changes_nothing(node: _Node, plan: LrPlan) -> list[str]:
     if not issubclass(node.cls, torch_schedulers.MultiStepLR):
         return []
-    found = []
+    warnings = []
     for milestone in node.milestones:
         if (epoch := node.start + milestone) < node.end:
             pairs = zip(plan.groups, plan.rates[epoch - 1], plan.rates[epoch], strict=True)
             still = [name for name, old, new in pairs if old == new]
             if still:
-                found.append(f"the decay at epoch {epoch} does not change the learning rate of {', '.join(still)}")
-    return found
+                warnings.append(f"the decay at epoch {epoch} does not change the learning rate of {', '.join(still)}")
+    return warnings

@@ -80,10 +80,7 @@ def weights_sha256(model: nn.Module) -> str:
 def save_state(path: Path, state: TrainState, durable: bool = True) -> int:
     """Write the state, with its digest, atomically; the file loads with `torch.load(weights_only=True)`.
 
-    Returns its size in bytes. `durable` as in `files.write_atomic`.
-
-    Raises:
-        UserError: when the file cannot be written.
+    Returns its size in bytes. `durable` and raises as `files.write_atomic`.
     """
     others = {"epoch": state.epoch, "rows": [asdict(row) for row in state.rows], "identity": state.identity}
     content = {**state.learned, **others}
@@ -91,11 +88,7 @@ def save_state(path: Path, state: TrainState, durable: bool = True) -> int:
 
 
 def save_tensors(path: Path, value: Any, durable: bool = True) -> int:
-    """Write what `torch.load` reads, atomically, and return its size in bytes.
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
+    """Write what `torch.load` reads, atomically, and return its size in bytes; raises as `files.write_atomic`."""
     # torch.save would hide a full disk behind an error of its own.
     content = io.BytesIO()
     torch.save(value, content)
@@ -134,13 +127,10 @@ def _copied(own: dict[int, dict[str, Any]], other: Mapping[int, Mapping[str, Any
 
     False, with nothing done, where the two do not hold the same tensors, as before the first step.
     """
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for index, entry in other.items():
-        for name, value in entry.items():
-            there = own.get(index, {}).get(name)
-            if not (isinstance(there, Tensor) and isinstance(value, Tensor)):
-                return False
-            pairs.append((there, value))
+    entries = ((own.get(index, {}), entry) for index, entry in other.items())
+    pairs: list[tuple[Any, Any]] = [(here.get(name), entry[name]) for here, entry in entries for name in entry]
+    if not all(isinstance(tensor, Tensor) for pair in pairs for tensor in pair):
+        return False
     for there, value in pairs:
         there.copy_(value)
     return bool(pairs)

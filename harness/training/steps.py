@@ -32,7 +32,12 @@ def build_step(
     Raises:
         UserError: where CUDA graphs are asked for and cannot be had.
     """
-    step = TrainStep(_compiled(model) if config.compile else model, optimizer, scaler, compute.autocast())
+    network = model
+    if config.compile:
+        # Each run of a sweep compiles anew; what earlier ones left would count against torch's limit of recompilations.
+        torch.compiler.reset()
+        network = cast(nn.Module, torch.compile(model, dynamic=False))
+    step = TrainStep(network, optimizer, scaler, compute.autocast())
     if not config.cuda_graphs:
         return step
     if compute.device.type != "cuda":
@@ -45,12 +50,6 @@ def build_step(
             f"must be false for this {type(optimizer).__name__}"
         )
     return GraphedStep(step, batch_size)
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    # Each run of a sweep compiles anew; what earlier ones left would count against torch's limit of recompilations.
-    torch.compiler.reset()
-    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 class GraphedStep:
