@@ -130,15 +130,9 @@ class Normalisation:
         return scaled.add_(self._shift).permute(0, 3, 1, 2)
 
 
-class Change(Protocol):
-    """One epoch's choices of an augmentation."""
-
-    def __call__(self, images: Tensor, targets: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
-        """The batch at the positions `chosen` of the shuffled epoch, changed; in place where that is faster.
-
-        Images are normalised, (batch, channels, height, width) float32, targets labels (batch,) int64.
-        """
-        ...
+# One epoch's choices of an augmentation: changes images, normalised (batch, channels, height, width) float32, and labels
+# (batch,) int64 of the batch at these positions of the shuffled epoch; in place where that is faster.
+Change = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]]
 
 
 @runtime_checkable

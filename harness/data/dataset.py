@@ -50,20 +50,19 @@ def load_dataset(config: DataConfig) -> Dataset:
         UserError: naming the folder searched, or the setting, for data that is missing, damaged or too small.
     """
     global _kept
-    found = sources.find(config)
-    key = (found.stamp, config.plain(Role.NO_BITS))
+    unread = sources.find(config)
+    key = (unread.stamp, config.plain(Role.NO_BITS))
     if _kept is not None and _kept[0] == key:
         on_disk = _kept[1].train.images.stamp is not None
         if config.storage == "auto" or (config.storage == "disk") == on_disk:
             return _kept[1]
     _kept = None  # before the next one is read, so that there is room for it
-    dataset = _load(config, found)
+    dataset = _load(config, unread.read())
     _kept = (key, dataset)
     return dataset
 
 
-def _load(config: DataConfig, found: sources.Found) -> Dataset:
-    source = found.read()
+def _load(config: DataConfig, source: sources.Source) -> Dataset:
     train, val = _hold_out(config, source.train)
     test = source.test
     if isinstance(config, ImageFolderData):

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Examined:
+class Findings:
     """The SHA-256 over all parts; mean and standard deviation of training pixels (0 to 255) by channel."""
 
     fingerprint: str
@@ -39,7 +39,7 @@ class Examined:
     std: tuple[float, ...]
 
 
-def examine(train: Split, val: Split, test: Split) -> Examined:
+def examine(train: Split, val: Split, test: Split) -> Findings:
     """Go through all images once. The findings are the same wherever the images lie.
 
     For images that stay in their files this means to decode all of them, so what was found is remembered for the next
@@ -48,8 +48,8 @@ def examine(train: Split, val: Split, test: Split) -> Examined:
     Raises:
         UserError: naming a file that is gone, changed or damaged.
     """
-    remembered = _Remembered.of(train, val, test)
-    if remembered is not None and (findings := remembered.read()) is not None:
+    memory = _memory_of(train, val, test)
+    if memory is not None and (findings := _recall(memory)) is not None:
         return findings
     digest, sums = hashlib.sha256(), _PixelSums()
     for part in (train, val, test):
@@ -60,9 +60,13 @@ def examine(train: Split, val: Split, test: Split) -> Examined:
                 if part is train:
                     sums.add(chunk)
         digest.update(part.labels.contiguous().numpy().data)
-    findings = Examined(digest.hexdigest(), *sums.mean_and_std())
-    if remembered is not None:
-        remembered.write(findings)
+    findings = Findings(digest.hexdigest(), *sums.mean_and_std())
+    if memory is not None:
+        try:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, asdict(findings))
+        except (OSError, UserError) as error:
+            log.info("what was found in the images is not remembered: %s", error)
     return findings
 
 
@@ -102,37 +106,27 @@ class _PixelSums:
         return mean, std
 
 
-@dataclass(frozen=True)
-class _Remembered:
-    """A file for what was found in image files, named by all that it follows from."""
+def _memory_of(*parts: Split) -> Path | None:
+    """The file for what is found in these image files, named by all that it follows from.
 
-    path: Path
+    None for images that are in memory, and for files so new that they could change unseen by their times.
+    """
+    stamps = [part.images.stamp for part in parts]
+    if None in stamps or max(part.images.newest for part in parts) >= time.time_ns() - _SETTLED_NS:
+        return None
+    from PIL import __version__, features
 
-    @staticmethod
-    def of(*parts: Split) -> _Remembered | None:
-        """None for images that are in memory, and for files so new that they could change unseen by their times."""
-        stamps = [part.images.stamp for part in parts]
-        if None in stamps or max(part.images.newest for part in parts) >= time.time_ns() - _SETTLED_NS:
-            return None
-        from PIL import __version__, features
+    key = hashlib.sha256(repr((code_digest("data"), __version__, features.version("libjpeg_turbo"))).encode())
+    for part, stamp in zip(parts, stamps, strict=True):
+        key.update(repr((stamp, part.images.shape)).encode())
+        key.update(part.labels.contiguous().numpy().data)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json"
 
-        key = hashlib.sha256(repr((code_digest("data"), __version__, features.version("libjpeg_turbo"))).encode())
-        for part, stamp in zip(parts, stamps, strict=True):
-            key.update(repr((stamp, part.images.shape)).encode())
-            key.update(part.labels.contiguous().numpy().data)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return _Remembered(cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json")
 
-    def read(self) -> Examined | None:
-        try:
-            content = json.loads(self.path.read_text())
-            return Examined(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, findings: Examined) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, asdict(findings))
-        except (OSError, UserError) as error:
-            log.info("what was found in the images is not remembered: %s", error)
+def _recall(memory: Path) -> Findings | None:
+    try:
+        content = json.loads(memory.read_text())
+        return Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -49,11 +49,7 @@ class Images(Protocol):
         """
 
     def decoded(self) -> MemoryImages:
-        """All images, in memory.
-
-        Raises:
-            UserError: as `read`.
-        """
+        """All images, in memory; raises as `read`."""
 
 
 class MemoryImages:
@@ -190,27 +186,24 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
-    found: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     for name in names:
         walk = sorted(os.walk(folder / name, followlinks=True))
-        found[name] = [
+        images[name] = [
             os.path.join(place, file)  # noqa: PTH118  (for each of many files)
             for place, _, files in walk
             for file in sorted(files)
             if file.lower().endswith(_SUFFIXES)
         ]
-    empty = [name for name, paths in found.items() if not paths]
+    empty = [name for name, paths in images.items() if not paths]
     if empty:
         raise UserError(f"{folder}: no images ({', '.join(_SUFFIXES)}) in the classes {', '.join(empty)}")
-    return found
+    return images
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a data set, on the CPU.
-
-    Labels are (count,) int64.
-    """
+    """Images, and labels (count,) int64, of one part of a data set, on the CPU."""
 
     images: Images
     labels: Tensor
@@ -224,11 +217,7 @@ class Split:
         return Split(self.images.take(index), self.labels[index])
 
     def in_memory(self) -> Split:
-        """The same part with its images in memory.
-
-        Raises:
-            UserError: naming a file that is gone, changed or damaged.
-        """
+        """The same part with its images in memory; raises as `Images.read`."""
         return Split(self.images.decoded(), self.labels)
 
 

@@ -64,8 +64,7 @@ class Loader:
     def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (images float32 in channels-last order, labels) of every training image once, in random order.
 
-        Raises:
-            UserError: naming a file that is gone, changed or damaged.
+        Raises as `Part`.
         """
         rng = generator(self.seed, "batches", epoch)
         labels = self._labels["train"]
@@ -81,11 +80,7 @@ class Loader:
             yield images, targets
 
     def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the part `val` or `test` in its own order, not augmented.
-
-        Raises:
-            UserError: naming a file that is gone, changed or damaged.
-        """
+        """Batches of the part `val` or `test` in its own order, not augmented; raises as `Part`."""
         labels = self._labels[part].split(self.batch_size)
         for images, batch in zip(self._held_out[part].in_order(self.batch_size), labels, strict=True):
             yield self._normalise(images), batch

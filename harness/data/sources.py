@@ -6,7 +6,7 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -49,14 +49,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
+class Unread:
     """A source that is yet to be read; `stamp` tells by place, size and time which files it will be read from."""
 
     stamp: tuple[object, ...]
     read: Callable[[], Source]
 
 
-def find(config: DataConfig) -> Found:
+def find(config: DataConfig) -> Unread:
     """Look for the files of the configured data.
 
     Raises:
@@ -64,27 +64,20 @@ def find(config: DataConfig) -> Found:
             files that can be neither found nor downloaded, in two lines, the folders searched and what to do.
     """
     if isinstance(config, DigitsData):
-        return Found((), _digits)
+        return Unread((), _digits)
     if isinstance(config, SyntheticData):
-        return Found((), partial(_synthetic, config))
+        return Unread((), partial(_synthetic, config))
     if isinstance(config, ImageFolderData):
         source = _image_folder(config)
-        return Found(
-            (
-                config.workers,
-                *(f.stamp for f in (source.train.images, source.test.images) if isinstance(f, ImageFiles)),
-            ),
-            lambda: source,
-        )
+        return Unread((config.workers, source.train.images.stamp, source.test.images.stamp), lambda: source)
     if config.name in _IDX_CLASSES:
         for folder in _idx_folders(config):
-            files = [_idx_file(folder, stem) for stem in _IDX_STEMS]
-            if all(files):
-                return Found(_stamp(filter(None, files)), partial(_idx_source, folder, _IDX_CLASSES[config.name]))
-        return Found((), partial(_torchvision_set, config))
+            if len(files := _idx_files(folder)) == len(_IDX_STEMS):
+                return Unread(_stamp(files), partial(_idx_source, files, _IDX_CLASSES[config.name]))
+        return Unread((), partial(_torchvision_set, config))
     # All that may be torchvision's: which of these files are this data set's is its own affair.
     root = Path(config.root)
-    return Found(_stamp([*root.glob("*/*"), *root.glob("*/raw/*")]), partial(_torchvision_set, config))
+    return Unread(_stamp([*root.glob("*/*"), *root.glob("*/raw/*")]), partial(_torchvision_set, config))
 
 
 def _stamp(files: Iterable[Path]) -> tuple[object, ...]:
@@ -170,15 +163,15 @@ def _images(array: Tensor | np.ndarray) -> MemoryImages:
 _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def _idx_file(folder: Path, stem: str) -> Path | None:
-    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+def _idx_files(folder: Path) -> list[Path]:
+    """Those of the four files that are there, plain or else gzipped."""
+    choices = ((folder / stem, folder / f"{stem}.gz") for stem in _IDX_STEMS)
+    return [path for pair in choices if (path := next(filter(Path.is_file, pair), None)) is not None]
 
 
-def _idx_source(folder: Path, classes: tuple[str, ...]) -> Source:
+def _idx_source(files: Sequence[Path], classes: tuple[str, ...]) -> Source:
     arrays = []
-    for stem in _IDX_STEMS:
-        path = _idx_file(folder, stem)
-        assert path is not None
+    for path in files:
         try:
             arrays.append(read_idx(path))
         except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
@@ -186,7 +179,7 @@ def _idx_source(folder: Path, classes: tuple[str, ...]) -> Source:
     parts = []
     for images, labels in (arrays[:2], arrays[2:]):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or int(labels.max()) >= len(classes):
-            raise UserError(f"{folder}: images and labels do not belong together; fetch the files again")
+            raise UserError(f"{files[0].parent}: images and labels do not belong together; fetch the files again")
         parts.append(Split(_images(images), torch.from_numpy(labels).long()))
     return Source(parts[0], parts[1], classes)
 
@@ -208,7 +201,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _image_folder(config: ImageFolderData) -> Source:
     """Every image of `root/train/<class>` and `root/test/<class>`, undecoded."""
-    found = []
+    parts = []
     for name in ("train", "test"):
         folder = (Path(config.root) / name).absolute()
         if not folder.is_dir():
@@ -216,20 +209,19 @@ def _image_folder(config: ImageFolderData) -> Source:
                 f"data.root={config.root}: there is no folder {folder}\n"
                 "Put images into train/<class>/ and test/<class>/ under data.root."
             )
-        found.append(class_folders(folder))
-    classes = [list(part) for part in found]
-    if classes[0] != classes[1]:
-        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        parts.append(class_folders(folder))
+    if odd := sorted(parts[0].keys() ^ parts[1].keys()):
         raise UserError(f"data.root={config.root}: train and test must have the same classes; only in one: {odd}")
-    if len(classes[0]) < 2:
-        raise UserError(f"data.root={config.root}: must have two or more classes, has {classes[0]}")
+    classes = tuple(parts[0])
+    if len(classes) < 2:
+        raise UserError(f"data.root={config.root}: must have two or more classes, has {list(classes)}")
     splits = []
-    for part in found:
+    for part in parts:
         paths = [path for members in part.values() for path in members]
         labels = torch.arange(len(part)).repeat_interleave(torch.tensor([len(members) for members in part.values()]))
         files = ImageFiles.find(paths, config.image_size, config.channels, config.workers or usable_cores())
         splits.append(Split(files, labels))
-    return Source(splits[0], splits[1], tuple(classes[0]))
+    return Source(splits[0], splits[1], classes)
 
 
 def _synthetic(config: SyntheticData) -> Source:

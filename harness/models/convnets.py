@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.config import SmallCnnModel
-from harness.errors import UserError
+from harness.errors import UserError, plural
 
 
 class SmallCnn(nn.Module):
@@ -114,4 +114,4 @@ def check_pooling(config: SmallCnnModel, shape: tuple[int, int, int]) -> None:
 
 def size_text(shape: tuple[int, int, int]) -> str:
     """`8x8 with 1 channel`, from (channels, height, width)."""
-    return f"{shape[1]}x{shape[2]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"
+    return f"{shape[1]}x{shape[2]} with {plural(shape[0], 'channel')}"

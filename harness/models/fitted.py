@@ -88,14 +88,8 @@ def _adapt_channels(network: nn.Module, channels: int) -> None:
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             if module.in_channels != channels:
-                first = nn.Conv2d(
-                    channels,
-                    module.out_channels,
-                    kernel_size=module.kernel_size,  # type: ignore[arg-type]
-                    stride=module.stride,  # type: ignore[arg-type]
-                    padding=module.padding,  # type: ignore[arg-type]
-                    bias=module.bias is not None,
-                )
+                kept: dict[str, Any] = {key: getattr(module, key) for key in ("kernel_size", "stride", "padding")}
+                first = nn.Conv2d(channels, module.out_channels, bias=module.bias is not None, **kept)
                 network.set_submodule(name, first)
             return
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
@@ -324,11 +324,13 @@ def _pictures(training: Training, predictions: Predictions) -> dict[str, bytes]:
     # Imported when the training is over, as in `draw`.
     from harness.views.mistakes import picture_tags
 
-    test = training.dataset.test
+    test, classes = training.dataset.test, training.dataset.classes
     curve = (training.request.folder / CURVES_PICTURE).read_bytes()
-    mistakes = picture_tags(
-        test.images, test.labels, predictions.predicted, predictions.losses, training.dataset.classes
-    )
+
+    def read(index: Tensor) -> Tensor:
+        return test.images.take(index).decoded().pixels
+
+    mistakes = picture_tags(read, test.labels, predictions.predicted, predictions.losses, classes)
     return {"pictures/learning_curve": curve, **mistakes}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,26 +18,19 @@ _NAMED = 30  # classes; names and counts of more would not be readable
 _NAME_LENGTH = 14
 
 
-class Images(Protocol):
-    """Gives images by position."""
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(count, channels, height, width)."""
-
-    def read(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Write those at these positions into `out` (len(index), height, width, channels) uint8."""
+# Images (count, height, width, channels) uint8 on the CPU, by their positions (count,) int64.
+Read = Callable[[Tensor], Tensor]
 
 
 def picture_tags(
-    images: Images, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
+    read: Read, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
 ) -> dict[str, bytes]:
     """PNG pictures by TensorBoard tag.
 
     `labels` and `predicted` (count,) int64 and `losses` (count,) float in nats belong to the images.
     """
     pictures = {"pictures/confusion_matrix": confusion_matrix(labels, predicted, classes)}
-    if (mistakes := worst_mistakes(images, labels, predicted, losses, classes)) is not None:
+    if (mistakes := worst_mistakes(read, labels, predicted, losses, classes)) is not None:
         pictures["pictures/worst_mistakes"] = mistakes
     return pictures
 
@@ -81,25 +73,23 @@ def _name_cells(axes: Axes, counts: Tensor, fractions: Tensor, names: Sequence[s
 
 
 def worst_mistakes(
-    images: Images, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
+    read: Read, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
 ) -> bytes | None:
     """A PNG of the wrongly classified images with the highest loss, the worst first; None without a mistake.
 
     Arguments as of `picture_tags`.
     """
     wrong = (predicted != labels).nonzero().flatten()
-    worst = wrong[losses[wrong].argsort(descending=True, stable=True)][: _COLUMNS * _ROWS].tolist()
-    if not worst:
+    worst = wrong[losses[wrong].argsort(descending=True, stable=True)][: _COLUMNS * _ROWS]
+    if not len(worst):
         return None
-    _, channels, height, width = images.shape
-    pixels = np.empty((len(worst), height, width, channels), np.uint8)
-    images.read(np.array(worst), pixels)
+    pixels = read(worst).numpy()
     rows = -(-len(worst) // _COLUMNS)
     figure = Figure(figsize=(1.6 * _COLUMNS, 0.5 + 2.1 * rows))
     margins(figure, left=0.1, bottom=0.1, right=0.1)
     axes = figure.subplots()
     # Each image takes the unit square; all of them share one axes, since an axes each takes most of a second.
-    for place, index in enumerate(worst):
+    for place, index in enumerate(worst.tolist()):
         row, column = divmod(place, _COLUMNS)
         left, top = 1.15 * column, 1.5 * row
         extent = (left, left + 1, top + 1, top)
