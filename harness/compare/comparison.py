@@ -119,7 +119,7 @@ def compare(loaded: Loaded, baseline: str | None = None, target_accuracy: float 
         tests=sum(difference.p_holm is not None for difference in differences),
         differences=differences,
         decays=tuple(decay for result in results for decay in decays(result, chosen)),
-        leader=_leader(results),
+        leader=_paired(results[0], results[1], FINAL_ACCURACY) if len(results) > 1 else None,
         budget=budget_curve([*([(groups[0], results)] if groups else []), *apart]),
         left_out=left_out,
         equal_plans=_equal_plans(results),
@@ -133,10 +133,7 @@ def _target(variants: Sequence[Variant], wanted: float | None) -> tuple[float | 
     target = floor(lowest * 100 + 1e-9) / 100
     if target <= 0:
         return None, "none: no schedule ends above 1 %"
-    return (
-        target,
-        "the lowest mean final validation accuracy among the schedules, rounded down to a whole percent",
-    )
+    return target, "the lowest mean final validation accuracy among the schedules, rounded down to a whole percent"
 
 
 def _baseline(results: Sequence[Result], wanted: str | None) -> tuple[Result | None, str]:
@@ -162,7 +159,10 @@ def _baseline(results: Sequence[Result], wanted: str | None) -> tuple[Result | N
 
 
 def _differences(results: Sequence[Result], baseline: Result | None) -> tuple[Difference, ...]:
-    """Every other result against the baseline in every compared metric; all their p values are one Holm family."""
+    """Every other result against the baseline in every compared metric, the best first.
+
+    All their p values are one Holm family.
+    """
     if baseline is None:
         return ()
     others = [result for result in results if result is not baseline]
@@ -182,10 +182,6 @@ def _differences(results: Sequence[Result], baseline: Result | None) -> tuple[Di
 
 def _paired(result: Result, baseline: Result, metric: Compared) -> Paired:
     return paired(result.values[metric.key], baseline.values[metric.key])
-
-
-def _leader(results: Sequence[Result]) -> Paired | None:
-    return _paired(results[0], results[1], FINAL_ACCURACY) if len(results) > 1 else None
 
 
 def _equal_plans(results: Sequence[Result]) -> tuple[tuple[str, ...], ...]:

@@ -109,15 +109,16 @@ def _shared_identity(run: Run, swept: set[str]) -> dict[str, Any]:
 
 
 def _make_group(runs: list[Run], swept: set[str]) -> Group:
+    def settings_of(run: Run) -> dict[str, Any]:
+        return {key: run.identity[key] for key in sorted(swept & run.identity.keys())}
+
     families: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        settings = {key: run.identity[key] for key in sorted(swept & run.identity.keys())}
-        families[_canonical([run.scheduler, run.target, run.arguments, settings])].append(run)
+        families[_canonical([run.scheduler, run.target, run.arguments, settings_of(run)])].append(run)
     repeats: dict[str, str] = {}
     variants = []
     for members in families.values():
-        first = members[0]
-        settings = {key: first.identity[key] for key in sorted(swept & first.identity.keys())}
+        first, settings = members[0], settings_of(members[0])
         once = _one_run_a_seed(members, repeats)
         arguments = flatten(first.arguments, lists=True)
         variants.append(Variant(first.scheduler, first.scheduler, first.target, arguments, settings, tuple(once)))
@@ -167,9 +168,8 @@ def _settings_text(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that do not have one and the same value in all mappings, in the order of their first appearance."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
-    return [
-        key for key in keys if len({_canonical(mapping[key]) if key in mapping else None for mapping in mappings}) > 1
-    ]
+    texts = {key: {_canonical(mapping[key]) if key in mapping else None for mapping in mappings} for key in keys}
+    return [key for key in keys if len(texts[key]) > 1]
 
 
 def _apart(main: Group, other: Group) -> Group:

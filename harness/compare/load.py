@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.record import METRICS_FILE, OVERRIDES, RUN_FILE, RUN_FILES, STATUSES, SUMMARY_FILE, EpochRow, best, finite
 
+# An epoch's numbers that may be absent.
+_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_second", "seconds")
 _AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
 
 
@@ -168,20 +170,11 @@ def _epoch(line: bytes) -> EpochRow | None:
     lr = {group: rate for group, rate in rates.items() if rate is not None}
     if epoch is None or epoch < 0 or not lr or len(lr) < len(rates):
         return None
-    accuracies = [_number(value.get("train_accuracy")), _number(value.get("val_accuracy"))]
+    numbers = {name: _number(value.get(name)) for name in _NUMBERS}
+    accuracies = (numbers["train_accuracy"], numbers["val_accuracy"])
     if any(accuracy is not None and not 0 <= accuracy <= 1 for accuracy in accuracies):
         return None
-    return EpochRow(
-        epoch=epoch,
-        lr=lr,
-        train_loss=_number(value.get("train_loss")),
-        train_accuracy=accuracies[0],
-        val_loss=_number(value.get("val_loss")),
-        val_accuracy=accuracies[1],
-        images_per_second=_number(value.get("images_per_second")),
-        seconds=_number(value.get("seconds")),
-        reused=value.get("reused") is True,
-    )
+    return EpochRow(epoch=epoch, lr=lr, reused=value.get("reused") is True, **numbers)
 
 
 def _read_log(path: Path, name: str, problems: list[str]) -> tuple[EpochRow, ...]:
@@ -234,9 +227,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
     log = _read_log(folder / METRICS_FILE, name, problems)
     facts, result = started or {}, summary or {}
     epochs = _integer(facts.get("epochs", result.get("epochs")))
-    seed = _integer(facts.get("seed", result.get("seed")))
     log = tuple(epoch for epoch in log if epochs is None or epoch.epoch < epochs)
-    status = _status(folder, summary)
     accuracy, best_epoch = _best(log, epochs, result)
     run = Run(
         folder=folder.resolve(),
@@ -244,12 +235,12 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         scheduler=_text(facts.get("scheduler") or result.get("scheduler")),
         target=_text(facts.get("scheduler_target")),
         arguments=_mapping(facts.get("scheduler_arguments")),
-        seed=seed,
+        seed=_integer(facts.get("seed", result.get("seed"))),
         epochs=epochs,
         identity=_mapping(facts.get("identity")),
         overrides=_overrides(folder),
-        status=status,
-        reason=_reason(status, facts, result, log, seed, epochs),
+        status=_status(folder, summary),
+        reason="",
         log=log,
         best_val_accuracy=accuracy,
         best_epoch=best_epoch,
@@ -261,6 +252,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         weights=_text(result.get("weights_sha256")) or None,
         finished=_newest(folder),
     )
+    run = replace(run, reason=_reason(run, facts, result))
     problems.extend(_disagreements(run, _number(result.get("final_val_accuracy"))))
     return run
 
@@ -285,28 +277,20 @@ def _best(log: tuple[EpochRow, ...], epochs: int | None, summary: Mapping[str, A
     return (top.val_accuracy, top.epoch) if top else (None, None)
 
 
-def _reason(
-    status: str,
-    facts: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    log: tuple[EpochRow, ...],
-    seed: int | None,
-    epochs: int | None,
-) -> str:
+def _reason(run: Run, facts: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Why a run is left out of the statistics, empty if it is not."""
-    if status == "failed":
+    if run.status == "failed":
         return _text(" ".join(str(summary.get("error") or "").split())) or "failed without an error text"
-    if status in ("interrupted", "unfinished"):
-        done = f"{len(log)} of {epochs} epochs" if epochs is not None else f"{len(log)} epochs"
-        return f"{status} after {done}"
-    if status == "damaged":
+    if run.status in ("interrupted", "unfinished"):
+        planned = "" if run.epochs is None else f"of {run.epochs} "
+        return f"{run.status} after {len(run.log)} {planned}epochs"
+    if run.status == "damaged":
         return "summary.json is damaged"
     if not facts:
         return "no sound run.json, so its settings are unknown"
-    named = _text(facts.get("scheduler")) and _mapping(facts.get("identity"))
-    if seed is None or epochs is None or not named:
+    if run.seed is None or run.epochs is None or not _text(facts.get("scheduler")) or not run.identity:
         return "run.json lacks the schedule, seed, epochs or identity"
-    if not log or log[-1].epoch + 1 != epochs or log[-1].val_accuracy is None:
+    if run.final is None or run.final.val_accuracy is None:
         return "metrics.jsonl lacks the last epoch's validation accuracy"
     return ""
 
@@ -322,7 +306,6 @@ def _disagreements(run: Run, final_in_summary: float | None) -> list[str]:
             f"{run.final.val_accuracy:.6f} in metrics.jsonl; the latter is used"
         )
     if run.final.val_loss is None:
-        lines.append(
-            f"{run.name}: the last epoch has no finite validation loss; the run counts for accuracy, not for loss"
-        )
+        consequence = "the run counts for accuracy, not for loss"
+        lines.append(f"{run.name}: the last epoch has no finite validation loss; {consequence}")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,12 +101,12 @@ def ranked(variants: Sequence[Variant], target: float | None) -> tuple[Result, .
         accuracy, loss = result.of(FINAL_ACCURACY).mean, result.of(FINAL_LOSS).mean
         return -(accuracy or 0.0), float("inf") if loss is None else loss, result.label
 
-    return tuple(sorted((_result(variant, target) for variant in variants), key=rank))
-
-
-def _result(variant: Variant, target: float | None) -> Result:
-    values = {metric.key: values_by_seed(variant, metric, target) for metric in METRICS}
-    return Result(variant, values, {key: estimate(list(by_seed.values())) for key, by_seed in values.items()})
+    results = []
+    for variant in variants:
+        values = {metric.key: values_by_seed(variant, metric, target) for metric in METRICS}
+        estimates = {key: estimate(list(by_seed.values())) for key, by_seed in values.items()}
+        results.append(Result(variant, values, estimates))
+    return tuple(sorted(results, key=rank))
 
 
 def values_by_seed(variant: Variant, metric: Metric, target: float | None) -> dict[int, float]:
@@ -146,24 +147,14 @@ def decays(result: Result, baseline: Result | None) -> list[Decay]:
 
 
 def _decay(variant: Variant, others: Sequence[Run], epoch: int, factor: float, after: int) -> Decay:
-    accuracy = _around(variant.runs, "val_accuracy", epoch - 1, epoch + after - 1)
-    loss = _around(variant.runs, "val_loss", epoch - 1, epoch + after - 1)
-    other_accuracy = _around(others, "val_accuracy", epoch - 1, epoch + after - 1)
-    other_loss = _around(others, "val_loss", epoch - 1, epoch + after - 1)
-    return Decay(
-        label=variant.label,
-        epoch=epoch,
-        factor=factor,
-        epochs_after=after,
-        accuracy_before=estimate([before for before, _ in accuracy]),
-        accuracy_after=estimate([later for _, later in accuracy]),
-        accuracy_change=_change(accuracy),
-        loss_before=estimate([before for before, _ in loss]),
-        loss_after=estimate([later for _, later in loss]),
-        loss_change=_change(loss),
-        baseline_accuracy_change=_change(other_accuracy),
-        baseline_loss_change=_change(other_loss),
-    )
+    estimates = {}
+    for kind in ("accuracy", "loss"):
+        pairs = _around(variant.runs, f"val_{kind}", epoch - 1, epoch + after - 1)
+        estimates[f"{kind}_before"] = estimate([before for before, _ in pairs])
+        estimates[f"{kind}_after"] = estimate([later for _, later in pairs])
+        estimates[f"{kind}_change"] = _change(pairs)
+        estimates[f"baseline_{kind}_change"] = _change(_around(others, f"val_{kind}", epoch - 1, epoch + after - 1))
+    return Decay(label=variant.label, epoch=epoch, factor=factor, epochs_after=after, **estimates)
 
 
 def _around(runs: Sequence[Run], metric: str, before: int, after: int) -> list[tuple[float, float]]:
@@ -203,9 +194,9 @@ def budget_curve(groups: Sequence[tuple[Group, Sequence[Result]]]) -> tuple[Budg
     """
     alike = [pair for pair in groups if set(pair[0].differs) <= {"epochs"}]
     points = [_point(group, result) for group, results in alike for result in results]
-    lengths: dict[str, set[int]] = {}
+    lengths: dict[str, set[int]] = defaultdict(set)
     for point in points:
-        lengths.setdefault(point.label, set()).add(point.epochs)
+        lengths[point.label].add(point.epochs)
     kept = [point for point in points if len(lengths[point.label]) >= _FEWEST]
     return tuple(sorted(kept, key=lambda point: (point.label, point.epochs)))
 

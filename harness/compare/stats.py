@@ -1,7 +1,6 @@
 """The statistics of a comparison: interval, paired difference, correction, number of seeds.
 
-Distributions and tests are SciPy's; it is imported when a test is asked for, since its import takes most of a
-second.
+Distributions and tests are SciPy's; it is imported when a test is asked for, since its import takes most of a second.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(alternative: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
-    """Compare two schedules by seed: Student's paired t, and the exact sign-flip permutation test for few
-    seeds.
+    """Compare two schedules by seed: Student's paired t, and the exact sign-flip permutation test for few seeds.
 
     Both map a seed to a finite value; seeds that only one has are left out.
     """
@@ -115,9 +113,8 @@ def _tested(seeds: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> Pa
     result = stats.ttest_rel(first, second)
     interval = result.confidence_interval(CONFIDENCE)
     values = tuple((first - second).tolist())
-    shape = Estimate(
-        len(values), fmean(values), float(interval.low), float(interval.high), float(np.std(values, ddof=1))
-    )
+    low, high, sd = float(interval.low), float(interval.high), float(np.std(values, ddof=1))
+    shape = Estimate(len(values), fmean(values), low, high, sd)
     p_permutation = None
     if len(values) <= EXACT_SEEDS:
         exact = stats.permutation_test(
@@ -145,8 +142,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_power(n: int, mean: float, sd: float, alpha: float) -> float:
-    """Power of the two-sided paired t test with `n` seeds, were the true difference `mean` and its spread
-    `sd`.
+    """Power of the two-sided paired t test with `n` seeds, were the true difference `mean` and its spread `sd`.
 
     From the noncentral t distribution: Cohen (1988), Statistical Power Analysis, chapter 2.
     """
