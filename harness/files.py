@@ -43,21 +43,12 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Write UTF-8 text atomically.
-
-    Raises:
-        UserError: as `write_atomic`.
-    """
+    """Write UTF-8 text; raises as `write_atomic`."""
     write_atomic(path, lambda file: file.write(text.encode()), durable)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON atomically.
-
-    Raises:
-        UserError: as `write_atomic`.
-        ValueError: for NaN and infinities, which JSON does not have.
-    """
+    """Write readable JSON; raises as `write_atomic`, and `ValueError` for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 

@@ -125,6 +125,11 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def drawable(value: float | None) -> float:
+    """The value, or NaN, which a picture leaves out, for None."""
+    return math.nan if value is None else value
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "", lists: bool = False) -> dict[str, Any]:
     """Nested mappings as one mapping with dotted names; empty ones stay values.
 

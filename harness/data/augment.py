@@ -130,8 +130,8 @@ class Normalisation:
         return scaled.add_(self._shift).permute(0, 3, 1, 2)
 
 
-# One epoch's choices of an augmentation: changes images, normalised (batch, channels, height, width) float32, and labels
-# (batch,) int64 of the batch at these positions of the shuffled epoch; in place where that is faster.
+# One epoch's choices of an augmentation: it changes the batch at these positions of the shuffled epoch, in place where
+# that is faster. Images are normalised, (batch, channels, height, width) float32, targets labels (batch,) int64.
 Change = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]]
 
 

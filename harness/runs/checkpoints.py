@@ -42,21 +42,17 @@ class Checkpoints:
 
     def files(self) -> dict[int, Path]:
         """The files there are by number of epochs, fewest first."""
-        found = self.folder.glob("epoch_*.pt")
-        return dict(sorted((int(path.stem.removeprefix("epoch_")), path) for path in found))
+        paths = self.folder.glob("epoch_*.pt")
+        return dict(sorted((int(path.stem.removeprefix("epoch_")), path) for path in paths))
 
     def is_due(self, epochs_done: int, epochs: int, best_epoch: int) -> bool:
         """Whether the state after `epochs_done` epochs is to be saved: by cadence, as the last, or as the best."""
         return epochs_done % self.every == 0 or epochs_done in (epochs, best_epoch + 1)
 
     def save(self, state: TrainState, best_epoch: int) -> None:
-        """Save the state, then delete what is not to be kept.
-
-        Raises:
-            UserError: when the file cannot be written.
-        """
+        """Save the state, then delete what is not to be kept; raises as `save_state`."""
         self.folder.mkdir(exist_ok=True)
-        save_state(self._path(state.epoch), state)
+        save_state(self.folder / f"epoch_{state.epoch:05d}.pt", state)
         files = self.files()
         kept = {*list(files)[-self.keep :], best_epoch + 1}
         for epoch, path in files.items():
@@ -71,7 +67,6 @@ class Checkpoints:
         remove_leftovers(self.folder)
         passed_over: list[tuple[Path, str]] = []
         differs_at: int | None = None
-        found = None
         for path in reversed(self.files().values()):
             try:
                 state = load_state(path)
@@ -81,14 +76,10 @@ class Checkpoints:
                 continue
             agreed = agreement(state)
             if agreed >= state.epoch:
-                found = state
-                break
+                return Examined(state, tuple(passed_over), differs_at)
             differs_at = agreed if differs_at is None else min(agreed, differs_at)
             passed_over.append((path, "superseded"))
-        return Examined(found, tuple(passed_over), differs_at)
-
-    def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch:05d}.pt"
+        return Examined(None, tuple(passed_over), differs_at)
 
 
 def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
@@ -105,9 +96,5 @@ def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
         lines = [f"{name}={identity.get(name)}: the run was begun with {state.identity.get(name)}" for name in settings]
         raise UserError("resume: only the schedule, epochs and checkpoint settings may change\n" + "\n".join(lines))
     for name in environment:
-        log.warning(
-            "%s was %s and is now %s: the result may differ in its last bits from an uninterrupted run",
-            name.partition(".")[2],
-            state.identity.get(name),
-            identity.get(name),
-        )
+        what = f"{name.partition('.')[2]} was {state.identity.get(name)} and is now {identity.get(name)}"
+        log.warning("%s: the result may differ in its last bits from an uninterrupted run", what)

@@ -1,4 +1,7 @@
-"""What a run leaves in its folder, and what an earlier one left there."""
+"""What a run leaves in its folder, and what an earlier one left there.
+
+All that write raise `UserError` when a file cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Role, parse_config
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.files import read_object, write_json
 from harness.machine import versions
-from harness.record import (
-    COMPLETED,
-    CURVES_PICTURE,
-    FAILED,
-    METRICS_FILE,
-    PLAN_PICTURE,
-    RUN_FILE,
-    SUMMARY_FILE,
-    RunRecord,
-    Summary,
-    holds_run,
-)
+from harness.record import COMPLETED, FAILED, METRICS_FILE, RUN_FILE, SUMMARY_FILE, RunRecord, Summary, holds_run
+from harness.runs.pictures import draw
 from harness.runs.request import Training
 from harness.views.tensorboard import opening_lines
 
@@ -30,22 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int | None) -> None:
-    """Write a summary with status `failed`, unless a run already left results there.
-
-    Raises:
-        UserError: when it cannot be written.
-    """
+    """Write a summary with status `failed`, unless a run already left results there."""
     if not holds_run(folder):
-        summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=error_text(error))
+        summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=_error_text(error))
         write_json(folder / SUMMARY_FILE, summary.content())
 
 
 def write_record(training: Training) -> None:
-    """Write run.json: what the run is made from.
-
-    Raises:
-        UserError: when it cannot be written.
-    """
+    """Write run.json: what the run is made from."""
     request, plan, dataset = training.request, training.plan, training.dataset
     record = RunRecord(
         scheduler=request.scheduler_name,
@@ -65,11 +50,7 @@ def write_record(training: Training) -> None:
 
 
 def write_summary(training: Training, status: str, **results: Any) -> Summary:
-    """Write summary.json, a run's last file.
-
-    Raises:
-        UserError: when it cannot be written.
-    """
+    """Write summary.json, a run's last file."""
     config = training.request.config
     summary = Summary.of(
         training.rows,
@@ -85,47 +66,30 @@ def write_summary(training: Training, status: str, **results: Any) -> Summary:
     return summary
 
 
-def leave_behind(training: Training, status: str, error: str | None = None) -> None:
+def leave_behind(training: Training, status: str, error: BaseException | None = None) -> None:
     """Write summary and pictures of a run that did not complete, as far as they can be written."""
     try:
-        write_summary(training, status, error=error)
+        write_summary(training, status, error=None if error is None else _error_text(error))
         draw(training)
     except UserError as problem:
         log.warning("%s", problem)
 
 
-def draw(training: Training) -> None:
-    """Write the pictures of the schedule and, where an epoch was trained, of the learning curves.
-
-    Raises:
-        UserError: when a file cannot be written.
-    """
-    # Imported when the training is over: a run that draws nothing yet need not wait for it.
-    from harness.views.curves import plot_curves, plot_plan
-
-    folder, name = training.request.folder, training.request.scheduler_name
-    plot_plan(folder / PLAN_PICTURE, training.plan, f"schedule {name}")
-    if training.rows:
-        title = f"{training.request.config.data.name}, {name}"
-        plot_curves(folder / CURVES_PICTURE, training.rows, training.plan, title)
-
-
-def error_text(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """An error as a report quotes it."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def summary_lines(summary: Summary, folder: Path) -> list[str]:
+def log_summary(summary: Summary, folder: Path) -> None:
     """The closing lines of a completed run."""
-    return [
-        f"validation accuracy: final {summary.final_val_accuracy:.2%}, "
-        f"best {summary.best_val_accuracy:.2%} in epoch {summary.best_epoch}",
-        f"test accuracy: {summary.test_accuracy:.2%} (final weights)",
-        f"time: {summary.seconds:.1f} s for {summary.epochs} epochs on {summary.device}"
-        + (f", of which {summary.epochs_reused} were reused" if summary.epochs_reused else ""),
-        f"files: {folder}",
-        *opening_lines(folder, "scalars"),
-    ]
+    final, best = f"{summary.final_val_accuracy:.2%}", f"{summary.best_val_accuracy:.2%}"
+    reused = f", of which {summary.epochs_reused} were reused" if summary.epochs_reused else ""
+    log.info("validation accuracy: final %s, best %s in epoch %s", final, best, summary.best_epoch)
+    log.info("test accuracy: %s (final weights)", f"{summary.test_accuracy:.2%}")
+    log.info("time: %.1f s for %s epochs on %s%s", summary.seconds, summary.epochs, summary.device, reused)
+    log.info("files: %s", folder)
+    for line in opening_lines(folder, "scalars"):
+        log.info("%s", line)
 
 
 def finished_summary(folder: Path, config: Config) -> Summary | None:
@@ -140,7 +104,21 @@ def finished_summary(folder: Path, config: Config) -> Summary | None:
     return summary if summary.status == COMPLETED and same else None
 
 
-def change_of_schedule(folder: Path, config: Config) -> str:
+def log_resumption(folder: Path, config: Config, epoch: int) -> None:
+    """Before which epoch a run goes on, what of its schedule has changed, and how many epochs it trains again."""
+    change = _change_of_schedule(folder, config)
+    if epoch == 0:
+        log.info("%sno checkpoint to continue from: starting at epoch 0", change)
+        return
+    try:
+        retrained = (folder / METRICS_FILE).read_bytes().count(b"\n") - epoch
+    except OSError:
+        retrained = 0
+    after = f", {plural(retrained, 'epoch')} retrained" if retrained > 0 else ""
+    log.info("%scontinuing from epoch %d%s", change, epoch, after)
+
+
+def _change_of_schedule(folder: Path, config: Config) -> str:
     """What of the schedule differs from that of the run in the folder, as the beginning of a sentence, or nothing."""
     record = read_object(folder / RUN_FILE)
     target, before = record.get("scheduler_target"), record.get("scheduler_arguments")
@@ -148,19 +126,8 @@ def change_of_schedule(folder: Path, config: Config) -> str:
         return ""
     now = config.scheduler.arguments
     if target != config.scheduler.target:
-        return f"scheduler changed from {_class(target)} to {_class(config.scheduler.target)}: "
+        old, new = (path.rpartition(".")[2] for path in (target, config.scheduler.target))
+        return f"scheduler changed from {old} to {new}: "
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = ", ".join(f"{name} changed from {before.get(name)} to {now.get(name)}" for name in changed)
     return f"{changes}: " if changes else ""
-
-
-def epochs_recorded(folder: Path) -> int:
-    """How many epochs the folder's metrics.jsonl tells of."""
-    try:
-        return (folder / METRICS_FILE).read_bytes().count(b"\n")
-    except OSError:
-        return 0
-
-
-def _class(target: str) -> str:
-    return target.rpartition(".")[2]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
@@ -18,30 +18,11 @@ from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.models.build import build_model
 from harness.models.fitted import Resized
-from harness.record import (
-    COMPLETED,
-    CURVES_PICTURE,
-    FAILED,
-    INTERRUPTED,
-    MODEL_FILE,
-    EpochRow,
-    Summary,
-    finite,
-    holds_run,
-)
+from harness.record import COMPLETED, FAILED, INTERRUPTED, MODEL_FILE, EpochRow, Summary, finite, holds_run
 from harness.runs.checkpoints import Checkpoints, check_identity
-from harness.runs.folder import (
-    change_of_schedule,
-    draw,
-    epochs_recorded,
-    error_text,
-    finished_summary,
-    leave_behind,
-    summary_lines,
-    write_record,
-    write_summary,
-)
+from harness.runs.folder import finished_summary, leave_behind, log_resumption, log_summary, write_record, write_summary
 from harness.runs.interruption import Interrupted, Interruption
+from harness.runs.pictures import draw, pictures
 from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
 from harness.runs.tracking import Tracker
@@ -83,11 +64,12 @@ def _run_alone(request: Request) -> Summary:
     config, folder = request.config, request.folder
     if request.resume and (finished := finished_summary(folder, config)) is not None:
         log.info("this run is already completed; epochs=%d or more would train it further", config.epochs + 1)
-        _log_lines(summary_lines(finished, folder))
+        log_summary(finished, folder)
         return finished
     if not request.resume and holds_run(folder):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
-    preview = _preview(config)
+    # Before data and network are built, so that a wrong schedule is refused at once.
+    preview = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
     for warning in plan_warnings(config.scheduler, preview):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
     training = _prepare(request, preview)
@@ -106,13 +88,8 @@ def _run_alone(request: Request) -> Summary:
         raise
     except Exception as error:
         explained = _explained(error, config)
-        leave_behind(training, FAILED, error=error_text(explained))
+        leave_behind(training, FAILED, explained)
         raise explained from error
-
-
-def _preview(config: Config) -> LrPlan:
-    """The plan before data and network are built, so that a wrong schedule is refused at once."""
-    return make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
 
 
 def _prepare(request: Request, preview: LrPlan) -> Training:
@@ -163,27 +140,18 @@ def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan
 
 def _continue(training: Training) -> None:
     """Restore the latest state that the plan agrees with, from the run's own checkpoints or the stage store."""
-    found = training.checkpoints.examine(lambda state: _agreement(training, state))
-    own = found.state.epoch if found.state is not None else 0
-    stored = training.walk.latest(own)
-    if stored is None and found.state is None and found.differs_at is not None:
+    own = training.checkpoints.examine(lambda state: _agreement(training, state))
+    stored = training.walk.latest(own.state.epoch if own.state is not None else 0)
+    if stored is None and own.state is None and own.differs_at is not None:
         raise UserError(
-            f"resume: the schedule differs from the trained one at epoch {found.differs_at}, and no state from before "
+            f"resume: the schedule differs from the trained one at epoch {own.differs_at}, and no state from before "
             "is kept; must agree up to a checkpoint or a stage, or start a new run"
         )
-    found.set_aside()
-    folder = training.request.folder
-    before = change_of_schedule(folder, training.request.config)
-    for state in (found.state, stored):
+    own.set_aside()
+    for state in (own.state, stored):
         if state is not None:
             _go_on_from(training, state)
-    epoch = len(training.rows)
-    if epoch == 0:
-        log.info("%sno checkpoint to continue from: starting at epoch 0", before)
-        return
-    retrained = epochs_recorded(folder) - epoch
-    after = f", {retrained} epoch{'s' if retrained > 1 else ''} retrained" if retrained > 0 else ""
-    log.info("%scontinuing from epoch %d%s", before, epoch, after)
+    log_resumption(training.request.folder, training.request.config, len(training.rows))
 
 
 def _go_on_from(training: Training, state: TrainState) -> None:
@@ -269,11 +237,8 @@ def _warn_if_diverged(rows: Sequence[EpochRow]) -> None:
     """
     lost = [None in (row.train_loss, row.val_loss) for row in rows]
     if lost[-1] and not any(lost[:-1]):
-        log.warning(
-            "training diverged in epoch %d at learning rate %s: losses that are no number are recorded as null",
-            rows[-1].epoch,
-            rates_text(rows[-1].lr),
-        )
+        where = f"epoch {rows[-1].epoch} at learning rate {rates_text(rows[-1].lr)}"
+        log.warning("training diverged in %s: losses that are no number are recorded as null", where)
 
 
 def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
@@ -301,42 +266,13 @@ def _finish(training: Training, tracker: Tracker) -> Summary:
     test = evaluate(model, training.loader.evaluation("test"), autocast, predictions=predictions)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_tensors(training.request.folder / MODEL_FILE, weights)
-    results = {
-        "best/val_accuracy": training.best.val_accuracy,
-        "test/accuracy": test.accuracy,
-        "test/loss": test.loss,
-    }
+    results = {"best/val_accuracy": training.best.val_accuracy, "test/accuracy": test.accuracy, "test/loss": test.loss}
     draw(training)
-    tracker.finish(training.request.config.epochs - 1, results, _pictures(training, predictions))
-    summary = write_summary(
-        training,
-        COMPLETED,
-        test_loss=finite(test.loss),
-        test_accuracy=test.accuracy,
-        weights_sha256=weights_sha256(model),
-    )
-    _log_lines(summary_lines(summary, training.request.folder))
+    tracker.finish(training.request.config.epochs - 1, results, pictures(training, predictions))
+    facts = {"test_loss": finite(test.loss), "test_accuracy": test.accuracy, "weights_sha256": weights_sha256(model)}
+    summary = write_summary(training, COMPLETED, **facts)
+    log_summary(summary, training.request.folder)
     return summary
-
-
-def _pictures(training: Training, predictions: Predictions) -> dict[str, bytes]:
-    """What TensorBoard shows of a finished run, as PNG by tag."""
-    # Imported when the training is over, as in `draw`.
-    from harness.views.mistakes import picture_tags
-
-    test, classes = training.dataset.test, training.dataset.classes
-    curve = (training.request.folder / CURVES_PICTURE).read_bytes()
-
-    def read(index: Tensor) -> Tensor:
-        return test.images.take(index).decoded().pixels
-
-    mistakes = picture_tags(read, test.labels, predictions.predicted, predictions.losses, classes)
-    return {"pictures/learning_curve": curve, **mistakes}
-
-
-def _log_lines(lines: Sequence[str]) -> None:
-    for line in lines:
-        log.info("%s", line)
 
 
 def _explained(error: Exception, config: Config) -> Exception:
@@ -344,7 +280,9 @@ def _explained(error: Exception, config: Config) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(f"batch_size={config.batch_size}: out of memory on {config.device}; must be smaller ({error})")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return UserError(f"compile=true: this network cannot be compiled here, must be false ({error_text(error)})")
+        return UserError(
+            f"compile=true: this network cannot be compiled here, must be false ({type(error).__name__}: {error})"
+        )
     if "does not have a deterministic implementation" in str(error):
         return UserError(f"deterministic=true: this network cannot keep it here, must be false ({error})")
     return error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -14,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from harness.errors import UserError
 from harness.files import write_text
-from harness.record import METRICS_FILE, EpochRow
+from harness.record import METRICS_FILE, EpochRow, drawable
 from harness.views.tensorboard import hparams_summaries, picture_summary, runs_layout
 
 
@@ -45,9 +43,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._metrics.close()
         self._writer.close()
 
@@ -68,7 +64,7 @@ class Tracker:
     def finish(self, epoch: int, results: Mapping[str, float | None], pictures: Mapping[str, bytes]) -> None:
         """Add the results and the pictures (PNG) by tag at the last epoch; mark the run as completed in HPARAMS."""
         for tag, value in results.items():
-            self._writer.add_scalar(tag, _number(value), epoch)
+            self._writer.add_scalar(tag, drawable(value), epoch)
         for tag, png in pictures.items():
             self._add_summary(picture_summary(tag, png), epoch)
         self._add_summary(self._end)
@@ -83,12 +79,8 @@ class Tracker:
             "throughput/images_per_second": row.images_per_second,
         }
         for tag, value in scalars.items():
-            self._writer.add_scalar(tag, _number(value), row.epoch, walltime=when)
+            self._writer.add_scalar(tag, drawable(value), row.epoch, walltime=when)
 
     def _add_summary(self, summary: Summary, epoch: int | None = None) -> None:
         assert self._writer.file_writer is not None
         self._writer.file_writer.add_summary(summary, epoch)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

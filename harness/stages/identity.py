@@ -50,26 +50,20 @@ def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, An
 
     `fingerprint` is that of the data.
     """
-    environment = {
+    environment: dict[str, Any] = {
         "device": compute.device_name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "training_code": code_digest(),
         "optimizer_code": _foreign_code(config.optimizer.target),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
-        **(
-            {"augment_code": [_foreign_code(each.target) for each in config.augment.values()]} if config.augment else {}
-        ),
-        **({"cpu": cpu_name()} if compute.device.type == "cpu" else {}),
-        **({"compiler": _compiler()} if config.compile and compute.device.type == "cpu" else {}),
     }
-    circumstances = {
-        "data": {"fingerprint": fingerprint},
-        "precision": compute.precision,
-        "environment": environment,
-        "versions": versions(),
-    }
-    return settings(config) | flatten(circumstances)
+    if config.augment:
+        environment["augment_code"] = [_foreign_code(each.target) for each in config.augment.values()]
+    if compute.device.type == "cpu":
+        environment |= {"cpu": cpu_name()} | ({"compiler": _compiler()} if config.compile else {})
+    circumstances = {"data": {"fingerprint": fingerprint}, "precision": compute.precision, "versions": versions()}
+    return settings(config) | flatten(circumstances | {"environment": environment})
 
 
 def _chooses_kernels(variable: str) -> bool:

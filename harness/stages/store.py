@@ -112,8 +112,7 @@ class StageStore:
             write_text(path.with_suffix(_NOTE), json.dumps({**note, "epoch": state.epoch}), False)
             # A power cut may damage it, which the checksum finds; waiting for the disk would cost more than training
             # again.
-            size = save_state(path, state, durable=False)
-            self._keep_to_limit(size)
+            self._keep_to_limit(save_state(path, state, durable=False))
 
     def claim(self, name: str, seconds: float) -> FileLock | None:
         """The lock, acquired, of whoever trains the epochs that lead to this state; None while another process has it.
@@ -156,13 +155,13 @@ class StageStore:
 
     def entries(self) -> list[Entry]:
         """All entries on the disk, the one that was used longest ago first."""
-        found = []
+        entries = []
         for path in self._files(_STATE):
             with contextlib.suppress(OSError):  # evicted meanwhile
                 stat = path.stat()
                 name = path.relative_to(self.folder or "").with_suffix("").as_posix()
-                found.append(Entry(name, path, stat.st_size, stat.st_mtime))
-        return sorted(found, key=lambda entry: entry.used)
+                entries.append(Entry(name, path, stat.st_size, stat.st_mtime))
+        return sorted(entries, key=lambda entry: entry.used)
 
     def pinned(self) -> set[str]:
         """The keys of states that running sweeps need; what dead ones left is removed."""
@@ -181,13 +180,10 @@ class StageStore:
         left, pinned = sum(entry.size for entry in entries), self.pinned()
         gone = []
         for entry in entries:
-            if left <= to_bytes:
-                break
-            if entry.key in pinned:
-                continue
-            self._delete(entry)
-            gone.append(entry)
-            left -= entry.size
+            if left > to_bytes and entry.key not in pinned:
+                _unlink(entry.path, entry.path.with_suffix(_NOTE))
+                gone.append(entry)
+                left -= entry.size
         self._bytes_on_disk = left
         return gone
 
@@ -199,7 +195,8 @@ class StageStore:
         gone = [*self._files(_DAMAGED)]
         gone += [path for path in self._files(".tmp") if _modified(path) < old]
         gone += [path for path in (self.folder / _CLAIMS).glob("*.lock") if _modified(path) < old and _is_free(path)]
-        gone += [note for note in self._files(_NOTE) if _modified(note) < old and not _has_state(note)]
+        notes = (note for note in self._files(_NOTE) if not note.with_suffix(_STATE).exists())
+        gone += [note for note in notes if _modified(note) < old]
         for path in gone:
             path.unlink(missing_ok=True)
         return gone
@@ -208,8 +205,8 @@ class StageStore:
         """The files with states and beside them; earlier versions put all of them into one folder."""
         if self.folder is None:
             return []
-        found = [*self.folder.glob(f"*{suffix}"), *self.folder.glob(f"*/*{suffix}")]
-        return [path for path in found if path.parent.name not in (_CLAIMS, _SWEEPS)]
+        paths = [*self.folder.glob(f"*{suffix}"), *self.folder.glob(f"*/*{suffix}")]
+        return [path for path in paths if path.parent.name not in (_CLAIMS, _SWEEPS)]
 
     def _keep_to_limit(self, added: int) -> None:
         if self._bytes_on_disk is None:
@@ -221,14 +218,8 @@ class StageStore:
         # Other processes write too, so the count above is only a reason to look.
         self.evict(round(self.limit_bytes * _AFTER_EVICTION))
         if self._bytes_on_disk > self.limit_bytes:
-            log.warning(
-                "stages.limit_gb=%g: the running sweep needs %.2f GB, which are kept until it is over",
-                self.limit_bytes / 1e9,
-                self._bytes_on_disk / 1e9,
-            )
-
-    def _delete(self, entry: Entry) -> None:
-        _unlink(entry.path, entry.path.with_suffix(_NOTE))
+            need = f"the running sweep needs {self._bytes_on_disk / 1e9:.2f} GB, which are kept until it is over"
+            log.warning("stages.limit_gb=%g: %s", self.limit_bytes / 1e9, need)
 
     def _exists(self, name: str) -> bool:
         if self.folder is None:
@@ -306,10 +297,6 @@ def _is_free(lock: Path) -> bool:
             return True
     except (Timeout, OSError):
         return False
-
-
-def _has_state(note: Path) -> bool:
-    return note.with_suffix(_STATE).exists()
 
 
 def _modified(path: Path) -> float:

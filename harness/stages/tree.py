@@ -7,7 +7,7 @@ epochs stages.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -113,7 +113,12 @@ class StageTree:
         return drawn
 
     def _draw(self, parent: Tree, runs: Sequence[PlannedRun], epoch: int) -> None:
-        for going_on in _parted(runs, epoch):
+        """Add a line for each way on from a boundary, and those that follow it."""
+        ways: dict[str, list[PlannedRun]] = defaultdict(list)
+        for run in runs:
+            if run.plan.epochs > epoch:
+                ways[run.nodes[epoch + 1]].append(run)
+        for going_on in ways.values():
             first = going_on[0]
             end = epoch + 1
             while end < first.plan.epochs and first.nodes[end] not in self.branches:
@@ -128,15 +133,6 @@ class StageTree:
 def saving_text(alone: int, shared: int) -> str:
     """What sharing saves, in words."""
     return f"{alone / shared:.2f} times fewer" if shared < alone else "nothing to share"
-
-
-def _parted(runs: Iterable[PlannedRun], epoch: int) -> list[list[PlannedRun]]:
-    """The runs that go on beyond a boundary, by the epoch that they train next."""
-    ways: dict[str, list[PlannedRun]] = defaultdict(list)
-    for run in runs:
-        if run.plan.epochs > epoch:
-            ways[run.nodes[epoch + 1]].append(run)
-    return list(ways.values())
 
 
 def _rates(plan: LrPlan, start: int, end: int) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock
@@ -39,8 +38,7 @@ class Walk:
 
     def __init__(self, sharing: Sharing | None, plan: LrPlan, identity: dict[str, Any], note: dict[str, Any]) -> None:
         self._sharing, self._note, self._plan = sharing, note, plan
-        epochs = [plan.by_group(epoch) for epoch in range(plan.epochs)]
-        self._names = keys.names(identity, epochs)
+        self._names = keys.names(identity, (plan.by_group(epoch) for epoch in range(plan.epochs)))
         self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
         self._claim: FileLock | None = None
         self._claimed_to = 0
@@ -48,9 +46,7 @@ class Walk:
     def __enter__(self) -> Walk:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._release()
 
     def latest(self, after: int) -> TrainState | None:
@@ -105,7 +101,8 @@ class Walk:
     def _acquired(self, store: StageStore, epoch: int, target: int, check: Callable[[], None]) -> FileLock:
         claim = store.claim(self._names[target], seconds=0)
         if claim is None:
-            log.info("%s being trained by another process: waiting for it", _are(epoch, target - 1))
+            are = "is" if target == epoch + 1 else "are"
+            log.info("%s %s being trained by another process: waiting for it", epochs_text(epoch, target - 1), are)
         while claim is None:
             check()
             claim = store.claim(self._names[target], _SECONDS_BETWEEN_LOOKS)
@@ -121,7 +118,3 @@ class Walk:
 def epochs_text(first: int, last: int) -> str:
     """`epoch 3` or `epochs 0 to 29`."""
     return f"epoch {first}" if first == last else f"epochs {first} to {last}"
-
-
-def _are(first: int, last: int) -> str:
-    return f"{epochs_text(first, last)} {'is' if first == last else 'are'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from harness.record import EpochRow
+from harness.record import EpochRow, drawable
 from harness.training.plan import LrPlan
 from harness.views.style import COLOURS, DASHES, MARK, TRAIN, VAL, margins, save
 
 
 def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
-    """Draw the learning rate of every group over the epochs as a PNG.
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
+    """Draw the learning rate of every group over the epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 4))
     margins(figure, left=0.9, bottom=0.6)
     axes = figure.subplots()
@@ -31,11 +26,7 @@ def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
 
 
 def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) -> None:
-    """Draw accuracy, loss and learning rate of the trained epochs as a PNG.
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
+    """Draw accuracy, loss and learning rate of the trained epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 9))
     margins(figure, left=0.9, bottom=0.6)
     accuracy, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
@@ -43,13 +34,12 @@ def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) 
     for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
         for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
             label = "training" if part == "train" else "validation"
-            axes.plot(
-                epochs, [_number(getattr(row, f"{part}_{kind}")) for row in rows], dash, color=colour, label=label
-            )
+            values = [drawable(getattr(row, f"{part}_{kind}")) for row in rows]
+            axes.plot(epochs, values, dash, color=colour, label=label)
         _mark_drops(axes, plan)
         axes.legend()
         axes.grid(alpha=0.3)
-    if any(_number(loss) > 0 for row in rows for loss in (row.train_loss, row.val_loss)):
+    if any(drawable(loss) > 0 for row in rows for loss in (row.train_loss, row.val_loss)):
         loss.set_yscale("log")
         for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
             set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -73,10 +63,6 @@ def draw_plan(axes: Axes, plan: LrPlan) -> None:
     axes.grid(alpha=0.3)
     if len(plan.groups) > 1:
         axes.legend()
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _mark_drops(axes: Axes, plan: LrPlan) -> None:

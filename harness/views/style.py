@@ -26,11 +26,7 @@ def margins(figure: Figure, left: float, bottom: float, top: float = 0.4, right:
 
 
 def save(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all.
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
+    """Write a figure as PNG; raises as `files.write_atomic`."""
     write_atomic(path, lambda file: file.write(png(figure)))
 
 

@@ -56,4 +56,4 @@ def compose_once(*overrides: str) -> tuple[Config, str]:
 
 def undrawn() -> AbstractContextManager[Any]:
     """While it is entered, runs of this process draw no pictures: those take four times as long as the training."""
-    return mock.patch.multiple(run_module, draw=lambda *_: None, _pictures=lambda *_: {})
+    return mock.patch.multiple(run_module, draw=lambda *_: None, pictures=lambda *_: {})
