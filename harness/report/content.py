@@ -31,7 +31,7 @@ def report_blocks(comparison: Comparison, pictures: Sequence[Picture]) -> list[B
     blocks += _schedules(comparison)
     blocks += _apart(comparison)
     blocks += _left_out(comparison)
-    return blocks + _method(comparison)
+    return [*blocks, Heading("Method"), Bullets(_METHOD)]
 
 
 def scope(comparison: Comparison) -> str:
@@ -42,13 +42,8 @@ def scope(comparison: Comparison) -> str:
     seeds = {seed for variant in main.variants for seed in variant.seeds}
     known = {"model.name": "model", "data.name": "data", "optimizer._target_": "optimizer"}
     facts = [f"{name} {main.identity[key]}" for key, name in known.items() if key in main.identity]
-    parts = [
-        plural(main.size, "run"),
-        plural(len(main.variants), "schedule"),
-        plural(len(seeds), "seed"),
-        plural(main.epochs, "epoch"),
-        *facts,
-    ]
+    counts = {"run": main.size, "schedule": len(main.variants), "seed": len(seeds), "epoch": main.epochs}
+    parts = [*(plural(count, what) for what, count in counts.items()), *facts]
     lengths = sum(group.size for group in comparison.other_lengths)
     apart = sum(group.size for group in comparison.groups[1:]) - lengths
     rest = [f"{lengths:,} with other numbers of epochs in the budget curve"] if lengths else []
@@ -126,15 +121,12 @@ _DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
 def _differences(comparison: Comparison) -> list[Block]:
     if comparison.baseline is None:
         return []
-    rank = {result.label: place for place, result in enumerate(comparison.results)}
-    ordered = sorted(comparison.differences, key=lambda difference: rank[difference.label])
-    rows = [row for metric in COMPARED for row in [d for d in ordered if d.metric is metric][:ROWS]]
+    rows = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
     both = "both" if len(COMPARED) == 2 else "all"
     text = (
         f"Alternative less baseline, paired by seed, in {words.listed([metric.measured for metric in COMPARED])}. "
         f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
-        f"{plural(comparison.tests, 'test')} of this table, {both} metrics together. The intervals are "
-        "not corrected."
+        f"{plural(comparison.tests, 'test')} of this table, {both} metrics together. The intervals are not corrected."
     )
     return [
         Heading(f"Differences from {comparison.baseline}"),
@@ -162,6 +154,11 @@ def _budget(comparison: Comparison) -> list[Block]:
     return [Heading("What a budget of epochs buys"), Paragraph(text), table(_BUDGET_COLUMNS, comparison.budget)]
 
 
+def _settings(variant: Variant) -> str:
+    settings = {**variant.arguments, **variant.settings}
+    return ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or words.NOTHING
+
+
 _SCHEDULE_COLUMNS: tuple[Column[Variant], ...] = (
     Column("Schedule", lambda variant: Cell(variant.label)),
     Column("Class", lambda variant: Cell(variant.target)),
@@ -177,22 +174,15 @@ def _schedules(comparison: Comparison) -> list[Block]:
     return [Heading("Schedules"), table(_SCHEDULE_COLUMNS, variants)]
 
 
-def _settings(variant: Variant) -> str:
-    settings = {**variant.arguments, **variant.settings}
-    return ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or words.NOTHING
-
-
 def _apart(comparison: Comparison) -> list[Block]:
     apart = [pair for pair in comparison.apart if pair[0] not in comparison.other_lengths]
     if not apart:
         return []
-    blocks: list[Block] = [
-        Heading("Kept apart"),
-        Paragraph(
-            "These runs were made under other circumstances than the ones above and are not averaged or "
-            "compared with them. To compare them among themselves, give their folders alone."
-        ),
-    ]
+    text = (
+        "These runs were made under other circumstances than the ones above and are not averaged or "
+        "compared with them. To compare them among themselves, give their folders alone."
+    )
+    blocks: list[Block] = [Heading("Kept apart"), Paragraph(text)]
     for number, (group, results) in enumerate(apart[:KEPT_APART], start=1):
         blocks += [
             Heading(f"Group {number}: {plural(group.size, 'run')}", 3),
@@ -201,8 +191,7 @@ def _apart(comparison: Comparison) -> list[Block]:
             *(Paragraph(text) for text in not_shown(len(results), "schedules are", "comparison.json")),
         ]
     if len(apart) > KEPT_APART:
-        more = len(apart) - KEPT_APART
-        blocks.append(Paragraph(f"{plural(more, 'more group')} in comparison.json."))
+        blocks.append(Paragraph(f"{plural(len(apart) - KEPT_APART, 'more group')} in comparison.json."))
     return blocks
 
 
@@ -233,36 +222,26 @@ def _left_out(comparison: Comparison) -> list[Block]:
     blocks: list[Block] = []
     if comparison.left_out:
         blocks += [Heading("Runs left out of the statistics"), *_bullets(left_out_lines(comparison, ROWS))]
-    problems = comparison.problems
-    if problems:
+    if problems := comparison.problems:
         more = len(problems) - ROWS
         lines = [*problems[:ROWS], *([f"{more:,} more in comparison.json"] if more > 0 else [])]
         blocks += [Heading("What was not sound in the files"), *_bullets(lines)]
     return blocks
 
 
-def _method(comparison: Comparison) -> list[Block]:
-    return [
-        Heading("Method"),
-        Bullets(
-            (
-                "Runs are compared only if all that can change a result is equal: data and split, model, "
-                "optimizer, batch size, precision, device, code and library versions, number of epochs. "
-                "Optimizer settings and batch size may differ where a sweep varied them; they then belong to "
-                "the schedule's name.",
-                "Validation is a held-out part of the training data. The test set serves no choice made here.",
-                "Differences are paired by seed: the seed sets initial weights and the order of the images, "
-                "so a pair differs by the schedule alone. Two-sided paired t test; exact sign-flip "
-                "permutation test up to twelve seeds; Holm (1979) over all tests. Claims are made at a "
-                "corrected p below 0.05.",
-                "Seeds needed come from the noncentral t distribution at the level 0.05 divided by the "
-                "number of tests. They take the observed difference for the true one, which is optimistic "
-                "after a lucky start.",
-                "With more than one seed, intervals describe the spread over seeds for this data split; "
-                "another split would add its own.",
-            )
-        ),
-    ]
+_METHOD = (
+    "Runs are compared only if all that can change a result is equal: data and split, model, optimizer, batch size, "
+    "precision, device, code and library versions, number of epochs. Optimizer settings and batch size may differ "
+    "where a sweep varied them; they then belong to the schedule's name.",
+    "Validation is a held-out part of the training data. The test set serves no choice made here.",
+    "Differences are paired by seed: the seed sets initial weights and the order of the images, so a pair differs by "
+    "the schedule alone. Two-sided paired t test; exact sign-flip permutation test up to twelve seeds; Holm (1979) "
+    "over all tests. Claims are made at a corrected p below 0.05.",
+    "Seeds needed come from the noncentral t distribution at the level 0.05 divided by the number of tests. They take "
+    "the observed difference for the true one, which is optimistic after a lucky start.",
+    "With more than one seed, intervals describe the spread over seeds for this data split; another split would add "
+    "its own.",
+)
 
 
 _DECAY_COLUMNS: tuple[Column[Decay], ...] = (

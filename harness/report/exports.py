@@ -102,11 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def _group(group: Group, results: tuple[Result, ...]) -> dict[str, Any]:
-    return {
-        "epochs": group.epochs,
-        "identity": group.identity,
-        "schedules": [_result(result) for result in results],
-    }
+    return {"epochs": group.epochs, "identity": group.identity, "schedules": [_result(result) for result in results]}
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -127,18 +123,14 @@ def _result(result: Result) -> dict[str, Any]:
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
-    pair = difference.paired
-    shape = pair.estimate
+    pair, shape = difference.paired, asdict(difference.paired.estimate)
     return {
         "label": difference.label,
         "metric": difference.metric.key,
         "seeds": pair.seeds,
         "differences": pair.differences,
         "unpaired": difference.unpaired,
-        "mean": shape.mean,
-        "low": shape.low,
-        "high": shape.high,
-        "sd": shape.sd,
+        **{key: shape[key] for key in ("mean", "low", "high", "sd")},
         "p_t": pair.p_t,
         "p_permutation": pair.p_permutation,
         "smallest_permutation_p": pair.smallest_permutation_p,
@@ -153,15 +145,8 @@ def _leader(comparison: Comparison) -> dict[str, Any] | None:
     if pair is None:
         return None
     best, second = comparison.results[:2]
-    shape = pair.estimate
-    return {
-        "label": best.label,
-        "runner_up": second.label,
-        "seeds": pair.seeds,
-        "mean": shape.mean,
-        "low": shape.low,
-        "high": shape.high,
-    }
+    shape = {"mean": pair.estimate.mean, "low": pair.estimate.low, "high": pair.estimate.high}
+    return {"label": best.label, "runner_up": second.label, "seeds": pair.seeds, **shape}
 
 
 def _curves(result: Result) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.compare.comparison import DRAWN, Comparison
 from harness.compare.grid import find_grid
 from harness.compare.metrics import ACCURACY, CURVES, Curve, Unit
-from harness.compare.results import Band, Result, aggregate, decay_factors, rates
+from harness.compare.results import Result, aggregate, decay_factors, rates
 from harness.views.style import COLOURS, DASHES, MARKERS, png
 
 INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a colour of its own
@@ -135,7 +135,7 @@ def draw_curves(comparison: Comparison) -> Drawing:
         panels = figure.subplots(2, 2, sharex=True).flat
         lines = _lines(comparison)
         for axes, curve in zip(panels, reversed(CURVES), strict=True):  # what was not trained on comes first
-            _fit(axes, [_draw_band(axes, line, curve) for line in lines], curve.unit)
+            _fit(axes, np.hstack([_draw_band(axes, line, curve) for line in lines]), curve.unit)
             axes.set_title(f"{curve.title}, {curve.unit.name}")
         for axes in figure.axes[2:]:
             _epoch_axis(axes)
@@ -151,19 +151,20 @@ def _handle(line: _Line) -> Line2D:
     return Line2D([], [], markersize=4.5, linewidth=2, label=line.label, **style)
 
 
-def _draw_band(axes: Axes, line: _Line, curve: Curve) -> Band:
-    """Draw one curve of one schedule and return the band as drawn."""
-    band = _scaled(aggregate(line.result.variant.runs, curve.key), curve.unit.scale)
+def _draw_band(axes: Axes, line: _Line, curve: Curve) -> np.ndarray:
+    """Draw one curve of one schedule and return (4, epochs): the epochs, and the band's low, mean and high as drawn."""
+    band = aggregate(line.result.variant.runs, curve.key)
+    low, mean, high = _array([band.low, band.mean, band.high]) * curve.unit.scale
     every = max(1, len(band.epochs) // 8)
     style = {"color": line.colour, "linestyle": line.dashes, "linewidth": max(1.3, line.width * 0.6)}
-    axes.plot(band.epochs, band.mean, marker=line.marker, markersize=4, markevery=(every // 2, every), **style)
-    axes.fill_between(band.epochs, *_array([band.low, band.high]), color=line.colour, alpha=0.16, linewidth=0)
+    axes.plot(band.epochs, mean, marker=line.marker, markersize=4, markevery=(every // 2, every), **style)
+    axes.fill_between(band.epochs, low, high, color=line.colour, alpha=0.16, linewidth=0)
     middles = [epoch - 0.5 for epoch in decay_factors(line.result.variant)]
     if middles and band.epochs:
-        heights = np.interp(middles, band.epochs, band.mean)
+        heights = np.interp(middles, band.epochs, mean)
         edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.7}
         axes.plot(middles, heights, "v", markersize=8, color=line.colour, zorder=5, **edge)
-    return band
+    return np.array([band.epochs, low, mean, high])
 
 
 def _array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
@@ -171,27 +172,14 @@ def _array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     return np.array(rows, dtype=float)
 
 
-def _scaled(band: Band, scale: float) -> Band:
-    def times(values: Sequence[float | None]) -> tuple[float | None, ...]:
-        return tuple(None if value is None else value * scale for value in values)
-
-    mean = tuple(value * scale for value in band.mean)
-    return Band(band.epochs, band.n, mean, times(band.low), times(band.high))
-
-
-def _fit(axes: Axes, bands: Sequence[Band], unit: Unit) -> None:
+def _fit(axes: Axes, bands: np.ndarray, unit: Unit) -> None:
     """Let the later half of training set the scale where the first epochs would flatten all that follows."""
-    ends = [
-        (epoch, low if low is not None else mean, high if high is not None else mean)
-        for band in bands
-        for epoch, mean, low, high in zip(band.epochs, band.mean, band.low, band.high, strict=True)
-    ]
-    if not ends:
+    epochs, lows, means, highs = bands
+    if not len(epochs):
         return
-    half = max(epoch for epoch, _, _ in ends) / 2
-    low, high = min(end[1] for end in ends), max(end[2] for end in ends)
-    late_low = min(end[1] for end in ends if end[0] >= half)
-    late_high = max(end[2] for end in ends if end[0] >= half)
+    lows, highs = np.fmin(lows, means), np.fmax(highs, means)  # the mean where there is no interval
+    late = epochs >= epochs.max() / 2
+    low, high, late_low, late_high = lows.min(), highs.max(), lows[late].min(), highs[late].max()
     room = 1.5 * (late_high - late_low)
     if high - low > 3 * (late_high - late_low) > 0:
         if unit is ACCURACY:
@@ -203,8 +191,8 @@ def _fit(axes: Axes, bands: Sequence[Band], unit: Unit) -> None:
     axes.set_ylim(max(bottom, -0.4 if unit is ACCURACY else 0.0), min(top, 100.4) if unit is ACCURACY else top)
 
 
-def _epoch_axis(axes: Axes) -> None:
-    axes.set_xlabel("epoch")
+def _epoch_axis(axes: Axes, label: str = "epoch") -> None:
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -231,17 +219,15 @@ def draw_budget(comparison: Comparison) -> Drawing | None:
         axes = figure.add_subplot()
         labels = list(dict.fromkeys(point.label for point in points))
         for number, label in enumerate(labels[: len(COLOURS)]):
-            own = [point for point in points if point.label == label and point.final_val_accuracy.mean is not None]
-            epochs = [point.epochs for point in own]
-            ends = [(e.low, e.mean, e.high) for e in (point.final_val_accuracy for point in own)]
-            low, mean, high = _array(ends).T * 100
+            estimates = {point.epochs: point.final_val_accuracy for point in points if point.label == label}
+            epochs = list(estimates)
+            low, mean, high = _array([(e.low, e.mean, e.high) for e in estimates.values()]).T * 100
             colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
             axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
         axes.set_title("Final validation accuracy by total number of epochs, %")
-        axes.set_xlabel("epochs in all")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _epoch_axis(axes, "epochs in all")
         _legend(figure, axes.get_legend_handles_labels()[0])
         return _drawing(figure, "budget", caption)
 

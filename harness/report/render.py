@@ -159,8 +159,7 @@ def terminal_text(comparison: Comparison) -> str:
     parts.append("\n".join(_item(sentence) for sentence in sentences))
     apart = [group for group in comparison.groups[1:] if group not in comparison.other_lengths]
     if apart:
-        lines = [_apart_line(group) for group in apart]
-        parts.append("Kept apart:\n" + _some(lines))
+        parts.append("Kept apart:\n" + _some([_apart_line(group) for group in apart]))
     if comparison.left_out:
         parts.append("Left out:\n" + _some(left_out_lines(comparison, _TERMINAL_LINES)))
     if comparison.problems:
@@ -169,16 +168,11 @@ def terminal_text(comparison: Comparison) -> str:
 
 
 def _budget_lines(comparison: Comparison) -> str:
-    rows = [
-        [
-            point.label,
-            str(point.epochs),
-            words.written(point.final_val_accuracy, ACCURACY),
-            words.written(point.final_val_loss, LOSS),
-        ]
-        for point in comparison.budget
-    ]
-    return _aligned([["By total epochs", "Epochs", "Val acc. %", "Val loss"], *rows])
+    lines = [["By total epochs", "Epochs", "Val acc. %", "Val loss"]]
+    for point in comparison.budget:
+        accuracy, loss = words.written(point.final_val_accuracy, ACCURACY), words.written(point.final_val_loss, LOSS)
+        lines.append([point.label, str(point.epochs), accuracy, loss])
+    return _aligned(lines)
 
 
 def _apart_line(group: Group) -> str:

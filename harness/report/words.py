@@ -174,14 +174,13 @@ def verdicts(comparison: Comparison) -> list[str]:
     baseline = comparison.baseline
     if baseline is None:
         return []
-    rank = {result.label: place for place, result in enumerate(comparison.results)}
-    ordered = sorted(comparison.differences, key=lambda difference: rank[difference.label])
-    if len(ordered) <= len(COMPARED) * EACH:
-        return [difference_sentence(difference, baseline) for difference in ordered]
-    claims = [difference for difference in ordered if difference.verdict in ("better", "worse")]
+    differences = comparison.differences
+    if len(differences) <= len(COMPARED) * EACH:
+        return [difference_sentence(difference, baseline) for difference in differences]
+    claims = [difference for difference in differences if difference.verdict in ("better", "worse")]
     sentences = [difference_sentence(difference, baseline) for difference in claims[:SENTENCES]]
     for metric in COMPARED:
-        sentences.append(_count_sentence([d for d in ordered if d.metric is metric], metric, baseline))
+        sentences.append(_count_sentence([d for d in differences if d.metric is metric], metric, baseline))
     return sentences
 
 
@@ -217,10 +216,8 @@ def cautions(comparison: Comparison) -> list[str]:
     # Accuracy is always there, so that a seed which is not paired in it is one that only one schedule has.
     unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric is FINAL_ACCURACY}
     for label, seeds in list(unpaired.items())[:SENTENCES]:
-        lines.append(
-            f"{label} and {comparison.baseline} are compared over the seeds that both have; not paired: "
-            f"{_seeds(seeds)}."
-        )
+        both = f"{label} and {comparison.baseline} are compared over the seeds that both have"
+        lines.append(f"{both}; not paired: {_seeds(seeds)}.")
     return lines + _permutation_cautions(comparison)
 
 
@@ -243,15 +240,10 @@ def _divergences(comparison: Comparison) -> list[str]:
 
 def _permutation_cautions(comparison: Comparison) -> list[str]:
     lines = []
-    coarse = sorted(
-        {
-            (len(d.paired.seeds), d.paired.smallest_permutation_p)
-            for d in comparison.differences
-            if d.paired.smallest_permutation_p is not None and d.paired.smallest_permutation_p > ALPHA
-        }
-    )
+    least_p = {len(d.paired.seeds): d.paired.smallest_permutation_p for d in comparison.differences}
+    coarse = [(seeds, p) for seeds, p in sorted(least_p.items()) if p is not None and p > ALPHA]
     if coarse:
-        least = [f"{p_text(smallest)} with {plural(seeds, 'seed')}" for seeds, smallest in coarse]
+        least = [f"{p_text(p)} with {plural(seeds, 'seed')}" for seeds, p in coarse]
         lines.append(
             f"The exact permutation test cannot reach 0.05 with fewer than six seeds (its smallest p is "
             f"{listed(least)}), so claims rest on the t test, which takes the differences as roughly normal."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 
 from harness.compare.comparison import Comparison, compare
@@ -27,10 +28,7 @@ class Report:
 
 
 def write_report(
-    folders: Sequence[Path],
-    output: Path,
-    baseline: str | None = None,
-    target_accuracy: float | None = None,
+    folders: Sequence[Path], output: Path, baseline: str | None = None, target_accuracy: float | None = None
 ) -> Report:
     """Compare the runs in and below `folders` and write the report into the folder `output`.
 
@@ -56,14 +54,10 @@ def write_report(
     except OSError as error:
         raise UserError(f"{output}: the report cannot be written there: {error.strerror}") from error
     for name, content in contents.items():
-        _write(output / name, content)
+        # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
+        data = content.encode(errors="replace") if isinstance(content, str) else content
+        write_atomic(output / name, methodcaller("write", data))
     for name in PICTURES:
         if name not in contents:
             (output / name).unlink(missing_ok=True)
     return Report(terminal_text(comparison), tuple(output / name for name in contents), comparison)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
-    data = content.encode(errors="replace") if isinstance(content, str) else content
-    write_atomic(path, lambda file: file.write(data))
