@@ -44,7 +44,7 @@ class CommandLine:
     @staticmethod
     def parse(arguments: Sequence[str]) -> CommandLine:
         """From the arguments. `+plan_only=` is read as `plan_only=`: the key was not always in the configuration."""
-        return CommandLine(tuple(text.replace("+plan_only=", "plan_only=", 1) for text in arguments))
+        return CommandLine(tuple(text[1:] if text.startswith("+plan_only=") else text for text in arguments))
 
     @cached_property
     def overrides(self) -> tuple[Override, ...]:

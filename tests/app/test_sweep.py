@@ -218,4 +218,5 @@ def test_the_class_by_which_hydra_itself_splits_a_sweep_into_jobs_is_where_the_p
 def test_plan_only_is_taken_with_and_without_its_plus():
     line = CommandLine.parse(["-m", "seed=0,1", "+plan_only=true"])
     assert line == CommandLine.parse(["-m", "seed=0,1", "plan_only=true"])
+    assert CommandLine.parse(["++plan_only=true"]).arguments == ("++plan_only=true",)
     assert line.is_multirun
