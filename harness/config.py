@@ -255,13 +255,9 @@ def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:
     if details["type"] == "union_tag_not_found":
         return f"{key}.name: missing"
     allowed = _ALLOWED_TEXT.get(path[-1]) or _TYPE_TEXT.get(details["type"])
-    text = f"must be {allowed}" if allowed else _reworded(details["msg"])
+    message = re.sub("^Input should be ", "must be ", details["msg"].removeprefix("Value error, "))
+    text = f"must be {allowed}" if allowed else message
     return f"{key}={_shown(details['input'])}: {text}"
-
-
-def _reworded(message: str) -> str:
-    message = re.sub(r"^Value error, ", "", message)
-    return re.sub(r"^Input should be ", "must be ", message)
 
 
 def _shown(value: object) -> str:

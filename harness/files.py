@@ -6,18 +6,17 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from harness.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk, then put it in the place of `path`.
+def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+    """Write a temporary file beside `path`, bring it to the disk, then put it in the place of `path`.
 
     Without `durable` the disk is not waited for: a power cut, unlike a killed process, may then leave a damaged file.
 
@@ -28,7 +27,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
     try:
         try:
             with temporary.open("wb") as file:
-                write(file)
+                file.write(content)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
@@ -44,7 +43,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write UTF-8 text; raises as `write_atomic`."""
-    write_atomic(path, lambda file: file.write(text.encode()), durable)
+    write_atomic(path, text.encode(), durable)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -70,7 +70,7 @@ def _save(driver: Any, path: Path) -> None:
 
     picture = io.BytesIO()
     Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").quantize(256).save(picture, "png")
-    write_atomic(path, lambda file: file.write(picture.getvalue()))
+    write_atomic(path, picture.getvalue())
     print(f"written: {path} ({len(picture.getvalue()) / 1000:.0f} kB)")
 
 

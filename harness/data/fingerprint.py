@@ -51,7 +51,7 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
     memory = _memory_of(train, val, test)
     if memory is not None and (findings := _recall(memory)) is not None:
         return findings
-    digest, sums = hashlib.sha256(), _PixelSums()
+    digest, sums = hashlib.sha256(), _PixelSums(*train.images.shape[1:])
     for part in (train, val, test):
         digest.update(repr((len(part), *part.images.shape[1:])).encode())
         with closing(_chunks(part.images)) as chunks:
@@ -81,24 +81,20 @@ def _chunks(images: Images) -> Generator[Tensor]:
 class _PixelSums:
     """Exact sums of pixels and of their squares, for each place of an image."""
 
-    def __init__(self) -> None:
-        self._images = 0
-        self._sum: Tensor | int = 0
-        self._squares: Tensor | int = 0
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        self._pixels = 0
+        self._sum, self._squares = torch.zeros((2, height, width, channels), dtype=torch.int64)
 
     def add(self, images: Tensor) -> None:
         """Count in (at most 256, height, width, channels) uint8."""
         floats = images.float()
-        self._images += len(images)
-        self._sum = floats.sum(0).long() + self._sum
-        self._squares = floats.square_().sum(0).long() + self._squares
+        self._pixels += images[..., 0].numel()
+        self._sum += floats.sum(0).long()
+        self._squares += floats.square_().sum(0).long()
 
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """By channel, in whole numbers up to one division, so that they do not depend on any order of summing."""
-        assert isinstance(self._sum, Tensor)
-        assert isinstance(self._squares, Tensor)
-        height, width, _ = self._sum.shape
-        count = self._images * height * width
+        count = self._pixels
         sums, squares = (total.sum((0, 1)).tolist() for total in (self._sum, self._squares))
         mean = tuple(s / count for s in sums)
         # Images that are all of one colour would be divided by zero.

@@ -69,7 +69,7 @@ def _new_folder(output: Path, name: str, taken: Sequence[Path]) -> Path:
 def _replace(folder: Path, content: bytes) -> None:
     old = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
     # A new name, later in the alphabet: a TensorBoard that is watching reads on there.
-    write_atomic(folder / f"events.out.tfevents.{time.time_ns()}{_SUFFIX}", lambda file: file.write(content))
+    write_atomic(folder / f"events.out.tfevents.{time.time_ns()}{_SUFFIX}", content)
     for path in old:
         path.unlink()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 from pathlib import Path
 
 from harness.compare.comparison import Comparison, compare
@@ -55,8 +54,7 @@ def write_report(
         raise UserError(f"{output}: the report cannot be written there: {error.strerror}") from error
     for name, content in contents.items():
         # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
-        data = content.encode(errors="replace") if isinstance(content, str) else content
-        write_atomic(output / name, methodcaller("write", data))
+        write_atomic(output / name, content.encode(errors="replace") if isinstance(content, str) else content)
     for name in PICTURES:
         if name not in contents:
             (output / name).unlink(missing_ok=True)

@@ -62,8 +62,8 @@ def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, An
         environment["augment_code"] = [_foreign_code(each.target) for each in config.augment.values()]
     if compute.device.type == "cpu":
         environment |= {"cpu": cpu_name()} | ({"compiler": _compiler()} if config.compile else {})
-    circumstances = {"data": {"fingerprint": fingerprint}, "precision": compute.precision, "versions": versions()}
-    return settings(config) | flatten(circumstances | {"environment": environment})
+    circumstances = {"data": {"fingerprint": fingerprint}, "precision": compute.precision, "environment": environment}
+    return settings(config) | flatten(circumstances | {"versions": versions()})
 
 
 def _chooses_kernels(variable: str) -> bool:

@@ -222,10 +222,8 @@ class StageStore:
             log.warning("stages.limit_gb=%g: %s", self.limit_bytes / 1e9, need)
 
     def _exists(self, name: str) -> bool:
-        if self.folder is None:
-            return False
         try:
-            return self._path(name).exists()
+            return self.folder is not None and self._path(name).exists()
         except OSError:  # in a folder that may not be looked into
             return False
 

@@ -92,7 +92,7 @@ def save_tensors(path: Path, value: Any, durable: bool = True) -> int:
     # torch.save would hide a full disk behind an error of its own.
     content = io.BytesIO()
     torch.save(value, content)
-    write_atomic(path, lambda file: file.write(content.getbuffer()), durable)
+    write_atomic(path, content.getbuffer(), durable)
     return content.getbuffer().nbytes
 
 

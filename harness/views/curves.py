@@ -32,8 +32,7 @@ def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) 
     accuracy, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     epochs = [row.epoch for row in rows]
     for axes, kind in ((accuracy, "accuracy"), (loss, "loss")):
-        for part, colour, dash in (("train", TRAIN, "--"), ("val", VAL, "-")):
-            label = "training" if part == "train" else "validation"
+        for part, label, colour, dash in (("train", "training", TRAIN, "--"), ("val", "validation", VAL, "-")):
             values = [drawable(getattr(row, f"{part}_{kind}")) for row in rows]
             axes.plot(epochs, values, dash, color=colour, label=label)
         _mark_drops(axes, plan)

@@ -68,7 +68,6 @@ def _drawing(plan: LrPlan, width: int) -> str:
         plotext.yscale("log")
     plotext.xlabel("epoch")
     plotext.ylabel("learning rate")
-    last = plan.epochs - 1
-    plotext.xticks(sorted({round(last * part / 5) for part in range(6)}))
+    plotext.xticks(sorted({round((plan.epochs - 1) * part / 5) for part in range(6)}))
     drawing: str = plotext.uncolorize(plotext.build())
     return drawing

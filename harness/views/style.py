@@ -27,7 +27,7 @@ def margins(figure: Figure, left: float, bottom: float, top: float = 0.4, right:
 
 def save(path: Path, figure: Figure) -> None:
     """Write a figure as PNG; raises as `files.write_atomic`."""
-    write_atomic(path, lambda file: file.write(png(figure)))
+    write_atomic(path, png(figure))
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:

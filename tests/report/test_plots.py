@@ -7,12 +7,12 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from support.run_folders import compared, raw, write_run
 
 from harness.compare.metrics import ACCURACY, LOSS
-from harness.compare.results import Band
 from harness.report.plots import _fit, draw_rates
 
 
@@ -34,9 +34,9 @@ def test_a_long_legend_leaves_the_axes_their_room(tmp_path: Path) -> None:
 
 
 def test_no_axis_shows_accuracies_that_cannot_be(tmp_path: Path) -> None:
-    band = Band((0, 1), (2, 2), (50.0, 60.0), (-80.0, -70.0), (180.0, 190.0))
+    epochs, low, mean, high = (0, 1), (-80.0, -70.0), (50.0, 60.0), (180.0, 190.0)
     for unit, (bottom, top) in {ACCURACY: (-0.4, 100.4), LOSS: (0.0, 250.0)}.items():
         axes = Figure().add_subplot()
-        axes.fill_between(band.epochs, band.low, band.high)  # type: ignore[arg-type]
-        _fit(axes, [band], unit)
+        axes.fill_between(epochs, low, high)
+        _fit(axes, np.array([epochs, low, mean, high]), unit)
         assert bottom <= axes.get_ylim()[0] < axes.get_ylim()[1] <= top
