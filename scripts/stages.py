@@ -28,7 +28,8 @@ def _list(store: StageStore) -> int:
         note = entry.note()
         used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         needed = "needed now" if entry.key in pinned else ""
-        shown = (note.get("epoch", ""), rates_text(note["lr"]) if note.get("lr") else "", note.get("scheduler", ""))
+        rates = rates_text(lr) if isinstance(lr := note.get("lr"), dict) and lr else ""
+        shown = (note.get("epoch", ""), rates, note.get("scheduler", ""))
         row = (entry.key[:8], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
         table.add_row(*(str(cell) for cell in row))
     if entries:
@@ -64,7 +65,7 @@ def main() -> int:
     arguments = parser.parse_args()
     stages = compose_config(arguments.overrides)[0].stages
     if stages.dir is None or not Path(stages.dir).is_dir():
-        raise UserError(f"stages.dir={stages.dir}: no such folder; must be that of a stage store")
+        raise UserError(f"stages.dir={stages.dir or 'null'}: no such folder; must be that of a stage store")
     return commands[arguments.command](open_store(stages))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +44,9 @@ class CommandLine:
 
     @staticmethod
     def parse(arguments: Sequence[str]) -> CommandLine:
-        """From the arguments. `+plan_only=` is read as `plan_only=`: the key was not always in the configuration."""
-        return CommandLine(tuple(text[1:] if text.startswith("+plan_only=") else text for text in arguments))
+        """From the arguments, without the plus signs of `resume` and of `plan_only`, which was not always a key."""
+        plus = re.compile(r"^(\+(?=plan_only=)|\+{1,2}(?=resume=))")
+        return CommandLine(tuple(plus.sub("", text) for text in arguments))
 
     @cached_property
     def overrides(self) -> tuple[Override, ...]:
@@ -58,7 +60,8 @@ class CommandLine:
 
     def values(self, key: str) -> list[str]:
         """What was typed behind `key=`, in order, without quotes around it."""
-        return [o.text.partition("=")[2].strip("'\"") for o in self.overrides if o.text.startswith(f"{key}=")]
+        texts = [o.text.partition("=")[2] for o in self.overrides if o.text.startswith(f"{key}=")]
+        return [re.sub(r"^(['\"])(.*)\1$", r"\2", text) for text in texts]
 
     def beside(self, *more: str) -> CommandLine:
         """With more overrides before the first one; the parser wants all of them in one row."""
@@ -69,10 +72,11 @@ class CommandLine:
     def resumed(self) -> CommandLine:
         """For `resume=FOLDER`, the overrides that the run was begun with, then the given ones, in that run's folder.
 
-        Hydra's own record in the folder is left as it is until the run was found fit to continue.
+        The settings of a schedule go with it when another one is given. Hydra's own record in the folder is left as it
+        is until the run was found fit to continue.
 
         Raises:
-            UserError: when FOLDER holds no run.
+            UserError: when FOLDER holds no run, or its record is damaged.
         """
         folders = [value for value in self.values("resume") if value not in _MODES]
         if not folders or self.is_multirun:
@@ -82,18 +86,33 @@ class CommandLine:
             raise UserError(
                 f"resume={folder}: must be auto, never or the folder of a run (there is no {folder / OVERRIDES})"
             )
-        begun = [Override.parse(text) for text in yaml.safe_load((folder / OVERRIDES).read_text()) or []]
+        begun = CommandLine(tuple(_recorded(folder)))
         given = {override.key for override in self.overrides} | {"resume"}
-        kept = [override.text for override in begun if override.key not in given]
+        wanted = self.values("scheduler")
+        gone = "scheduler." if wanted and wanted[-1:] != begun.values("scheduler")[-1:] else None
+        kept = [o.text for o in begun.overrides if o.key not in given and not (gone and o.key.startswith(gone))]
         others = CommandLine(tuple(text for text in self.arguments if not text.startswith("resume=")))
         place = quoted(folder)
-        return others.beside(*kept, f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null")
+        here = [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null"]
+        # A job of a sweep that an experiment's file asks for is one run now.
+        return others.beside(*kept, *here, *([] if "hydra.mode" in given else ["hydra.mode=RUN"]))
 
     def with_short_names(self) -> CommandLine:
         """With those settings kept out of the folder names of a sweep, but for the schedule, that all jobs share."""
         shared = [o.key for o in self.overrides if "=" in o.text and not o.is_sweep and o.key != "scheduler"]
         shared = [key for key in dict.fromkeys(shared) if not key.startswith("hydra.") and "=" not in key]
         return self.beside(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]") if shared else self
+
+
+def _recorded(folder: Path) -> list[str]:
+    """The overrides that a run was begun with, by Hydra's record in its folder."""
+    try:
+        texts = yaml.safe_load((folder / OVERRIDES).read_text()) or []
+    except (yaml.YAMLError, UnicodeDecodeError):
+        texts = None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"resume={folder}: {folder / OVERRIDES} is damaged; must be a list of overrides")
+    return texts
 
 
 def quoted(path: Path) -> str:

@@ -197,9 +197,8 @@ class StageStore:
         gone += [path for path in (self.folder / _CLAIMS).glob("*.lock") if _modified(path) < old and _is_free(path)]
         notes = (note for note in self._files(_NOTE) if not note.with_suffix(_STATE).exists())
         gone += [note for note in notes if _modified(note) < old]
-        for path in gone:
-            path.unlink(missing_ok=True)
-        return gone
+        _unlink(*gone)
+        return [path for path in gone if not path.exists()]
 
     def _files(self, suffix: str) -> list[Path]:
         """The files with states and beside them; earlier versions put all of them into one folder."""
