@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 from harness.files import PACKAGE
 
@@ -60,6 +61,18 @@ def test_hydra_and_torch_stay_where_they_belong():
         if (package := name.partition(".")[0]) in KNOWN_BY and room not in KNOWN_BY[package] | {"benchmarks"}
     ]
     assert wrong == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {
+        path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
+    }
+    graph = {}
+    for imported in imports_by_room().values():
+        for file, name in imported:
+            taken = {name, name.rpartition(".")[0]} & modules
+            graph.setdefault("harness." + file.removesuffix(".py").replace("/", "."), set()).update(taken)
+    assert list(TopologicalSorter(graph).static_order())
 
 
 def test_every_room_has_a_line_in_the_table():

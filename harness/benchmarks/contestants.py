@@ -1,175 +1,21 @@
-"""Who is compared (this harness, the bare step, plain DataLoader loops, Lightning and timm), on what work, and how the
-work is timed."""
+"""Who is compared: this harness, the bare step, plain DataLoader loops, Lightning and timm."""
 
 from __future__ import annotations
 
 import importlib.util
-import resource
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from harness.benchmarks.study import SPEED, Row
-from harness.config import Config
-from harness.data.dataset import Dataset, load_dataset
-from harness.data.loader import Loader
-from harness.errors import UserError
+from harness.benchmarks.study import Row
+from harness.benchmarks.work import Batches, Counted, PlainImages, Work
 from harness.machine import usable_cores
-from harness.models.build import build_model
-from harness.training.devices import Compute, set_up
-from harness.training.learner import Learner, initial_network
-from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler
 
 HARNESS, BARE = "this harness", "bare step"
-Batches = Iterable[tuple[Tensor, Tensor]]
-# Steps before the clock starts: workers, kernels, graphs and the optimizer's state are there afterwards.
-WARM_UP_STEPS = 10
-
-
-@dataclass(frozen=True)
-class Work:
-    """The same network, images, batches and settings for everyone.
-
-    The training images are a whole number of batches, so that loaders which drop a last, smaller batch do no less.
-    """
-
-    config: Config
-    compute: Compute
-    dataset: Dataset
-    epochs: int
-
-    @property
-    def device(self) -> torch.device:
-        """The device trained on."""
-        return self.compute.device
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        return len(self.dataset.train) // self.config.batch_size
-
-    def model(self, memory_format: torch.memory_format) -> nn.Module:
-        """The network on the device, with the same initial weights each time."""
-        return initial_network(self.config, self.compute, self.network, memory_format)
-
-    def network(self) -> nn.Module:
-        """The network on the CPU, its weights drawn from torch's global generator."""
-        return build_model(self.config.model, self.dataset.shape, len(self.dataset.classes), [self.config.batch_size])
-
-    def learner(self) -> Learner:
-        """What trains in train.py."""
-        return Learner(self.config, self.compute, self.network, self.config.batch_size)
-
-    def loader(self) -> Loader:
-        """This harness's own loader: all images on the device."""
-        return Loader(self.dataset, self.config, self.device)
-
-    def optimizer(self, model: nn.Module, fused: bool) -> Optimizer:
-        """As configured, or by torch's own choice of kernels, as in a loop that does not ask for fused ones."""
-        config = self.config.optimizer
-        return build_optimizer(config if fused else config.model_copy(update={"fused": False}), model)
-
-    def timed(self, batches: Callable[[int], Batches], train: Callable[[int, Counted], float]) -> Row:
-        """Warm up, then time whole epochs: `train(epoch, batches(epoch))`, which gives the mean loss in nats."""
-        train(0, Counted(batches(0), min(WARM_UP_STEPS, self.steps)))
-        images = steps = 0
-        began = self.now()
-        for epoch in range(1, self.epochs + 1):
-            counted = Counted(batches(epoch))
-            loss = train(epoch, counted)
-            images, steps = images + counted.images, steps + counted.steps
-        return self.result(self.now() - began, loss, images, steps)
-
-    def now(self) -> float:
-        """Seconds on a clock; all work of the device is done."""
-        self.compute.synchronize()
-        return time.perf_counter()
-
-    def result(self, seconds: float, loss: float, images: int, steps: int) -> Row:
-        """The figures of a timed part; the loss, in nats, is that of its last epoch, the memory this process's peak."""
-        on_cuda = self.device.type == "cuda"
-        return {
-            SPEED: images / seconds, "seconds": seconds, "loss": loss, "images": images, "steps": steps,
-            # Without its children; Linux counts in KiB.
-            "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "device_bytes": torch.cuda.max_memory_allocated(self.device) if on_cuda else 0,
-            "device": self.compute.device_name, "precision": self.compute.precision,
-            "threads": torch.get_num_threads(),
-        }  # fmt: skip
-
-
-class Counted:
-    """Passes batches through, `limit` at most, and counts what was taken."""
-
-    def __init__(self, batches: Batches, limit: int | None = None) -> None:
-        self._batches, self._limit = batches, limit
-        self.images = self.steps = 0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in islice(self._batches, self._limit):
-            self.steps += 1
-            self.images += len(labels)
-            yield images, labels
-
-
-class PlainImages(torch.utils.data.Dataset[tuple[Any, int]]):
-    """The training images as torchvision's own data sets give them: one PIL image at a time, cropped and flipped by
-    torchvision as configured, then a normalised tensor, or what `last` makes of the image."""
-
-    def __init__(self, work: Work, last: Callable[[Any], Any] | None = None) -> None:
-        from PIL import Image
-        from torchvision import transforms
-
-        images, data = work.dataset.train.images.decoded().pixels, work.config.data
-        floats = images.float().div(255)
-        self.mean, self.std = floats.mean((0, 1, 2)).tolist(), floats.std((0, 1, 2)).tolist()
-        steps: list[Any] = []
-        if data.crop_padding:
-            steps.append(transforms.RandomCrop(work.dataset.shape[1:], padding=data.crop_padding))
-        if data.flip:
-            steps.append(transforms.RandomHorizontalFlip())
-        steps += [last] if last else [transforms.ToTensor(), transforms.Normalize(self.mean, self.std)]
-        self._transformed, self._picture = transforms.Compose(steps), Image.fromarray
-        self._images, self._labels = images.squeeze(-1).numpy(), work.dataset.train.labels.tolist()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self._transformed(self._picture(self._images[index])), self._labels[index]
-
-
-def prepare(config: Config, file: Path) -> int:
-    """Read the data once, leave the images beyond the last whole batch out, save the rest, and tell how many.
-
-    Raises:
-        UserError: for data that cannot be had, and when there is not one whole batch.
-    """
-    dataset = load_dataset(config.data)
-    count = len(dataset.train) // config.batch_size * config.batch_size
-    if count == 0:
-        most = f"{len(dataset.train)}, the training images there are"
-        raise UserError(f"batch_size={config.batch_size}: must be at most {most}")
-    train = dataset.train.take(torch.arange(count)).in_memory()
-    torch.save(replace(dataset, train=train, val=dataset.val.in_memory(), test=dataset.test.in_memory()), file)
-    return count
-
-
-def open_work(config: Config, file: Path, epochs: int) -> Work:
-    """The work on what `prepare` saved, with torch set up for the configured device."""
-    # The file is this benchmark's own.
-    dataset: Dataset = torch.load(file, weights_only=False)
-    return Work(config, set_up(config), dataset, epochs)
 
 
 @dataclass(frozen=True)
@@ -184,7 +30,7 @@ def why_missing(package: str | None) -> str | None:
     """What to do when a package that is needed is not installed, else None."""
     if package is None or importlib.util.find_spec(package) is not None:
         return None
-    return f"{package} is not installed; pip install -e '.[bench]' does it"
+    return f"{package} is not installed; pip install -c scripts/constraints.txt -e '.[bench]' does it"
 
 
 def _harness(work: Work) -> Row:

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import BARE, HARNESS, PLAIN_LOOP, prepare
+from harness.benchmarks.contestants import BARE, HARNESS, PLAIN_LOOP
 from harness.benchmarks.study import SPEED, Row, Spread, Study, count, measured, parser, table
+from harness.benchmarks.work import prepare
 from harness.errors import UserError
 from harness.views.style import COLOURS, DASHES, MARK, margins
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.benchmarks.contestants import WARM_UP_STEPS, Batches, Work
 from harness.benchmarks.study import Row
+from harness.benchmarks.work import WARM_UP_STEPS, Batches, Work
 from harness.data.loader import Loader
 from harness.training.schedule import build_scheduler
 

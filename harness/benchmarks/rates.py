@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import Work
 from harness.benchmarks.study import Row, Spread, machine, parser
+from harness.benchmarks.work import Work
 from harness.files import write_json
 from harness.training.devices import Compute, set_up
 

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from harness.app.compose import compose_config
 from harness.benchmarks import ROOT
-from harness.benchmarks.contestants import Work, why_missing
+from harness.benchmarks.contestants import why_missing
 from harness.benchmarks.study import SPEED, MeasurementError, Row, Study, measured, parser, table
+from harness.benchmarks.work import Work
 from harness.data.dataset import load_dataset
 from harness.training.devices import set_up
 

@@ -17,8 +17,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 
-from harness.benchmarks.contestants import Counted, PlainImages, Work
 from harness.benchmarks.study import Row
+from harness.benchmarks.work import Counted, PlainImages, Work
 from harness.errors import UserError
 from harness.machine import usable_cores
 from harness.training.schedule import build_scheduler

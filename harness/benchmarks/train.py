@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.benchmarks.contestants import BARE, CONTESTANTS, HARNESS, open_work, prepare, why_missing
+from harness.benchmarks.contestants import BARE, CONTESTANTS, HARNESS, why_missing
 from harness.benchmarks.rates import measure_floor
 from harness.benchmarks.study import SPEED, MeasurementError, Row, Study, bars, chosen, count, measured, parser, table
+from harness.benchmarks.work import open_work, prepare
 from harness.config import Config
 from harness.errors import UserError
 
