@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.errors import plural
 from harness.files import read_object
 from harness.record import SUMMARY_FILE, Summary
 from harness.views.console import Job, clock, say, shown_as
@@ -59,7 +60,7 @@ class JobLines:
             reused = f" + {summary.epochs_reused} reused" if summary.epochs_reused else ""
             parts += [f"{summary.epochs_trained} epochs{reused}", f"{seconds:.1f} s"]
         if job.warnings:
-            parts.append(f"{job.warnings} warning{'s' if job.warnings > 1 else ''}")
+            parts.append(plural(job.warnings, "warning"))
         if self._ended and number + 1 < count:
             parts.append(f"{clock(self._seconds_left(number))} left")
         say(f"{which} {title:<{self._planned.widest}}  {', '.join(parts)}")

@@ -41,7 +41,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def as_asked(config: Config) -> dict[str, Any]:
-    """Of the settings that decide bits only by what this machine makes of them, what the user asked for."""
+    """All settings but the schedule that can change bits, as asked for, not as this machine resolves them."""
     return flatten(config.plain(Role.NO_BITS, Role.SCHEDULE))
 
 

@@ -1,4 +1,4 @@
-"""A schedule as a value: the learning rate of every epoch and parameter group, known before training.
+"""From the configuration to the scheduler, and to its plan: the rates of every epoch, known before training.
 
 The plan comes from stepping the real `torch.optim.lr_scheduler` object, so it holds the very floats that training
 will use. Epochs count from 0; the rate of an epoch is the one that epoch is trained with.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from torch.optim import Optimizer
 
 from harness.files import write_atomic
 from harness.record import EpochRow
-
-log = logging.getLogger(__name__)
 
 _FORMAT = 1
 
