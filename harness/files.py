@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,48 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+_SEAL = "sha256"
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object that says its own SHA-256; raises as `write_json`."""
+    write_json(path, {**value, _SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object that `write_sealed` wrote, without its seal; None where anything about the file is wrong."""
+    value = read_object(path)
+    seal = value.pop(_SEAL, None)
+    try:
+        return value if seal == _seal(value) else None
+    except ValueError:  # NaN, which JSON lacks and Python reads
+        return None
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """The same for whoever writes the same object in another order or with other spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Those of these files (SHA-256 by name) that are gone, cannot be read or hold something else, in their order."""
+    names = []
+    for name, digest in digests.items():
+        try:
+            if sha256_of(folder / name) == digest:
+                continue
+        except OSError:
+            pass
+        names.append(name)
+    return names
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: the names of its files, an epoch's row, run.json and summary.json.
+"""What a run leaves in its folder: the names of its files, an epoch's row, request.json, run.json and summary.json.
 
 Runs write it, comparisons read it.
 """
@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+REQUEST_FILE = "request.json"
 RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.jsonl"
 RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
+HYDRA = ".hydra"  # the folder of Hydra's own record
 MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE = "model.pt", "lr.png", "curves.png"
-OVERRIDES = Path(".hydra") / "overrides.yaml"
 
 COMPLETED, FAILED, INTERRUPTED = STATUSES = ("completed", "failed", "interrupted")
 
@@ -50,6 +51,18 @@ def best(rows: Iterable[EpochRow]) -> EpochRow | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestRecord:
+    """request.json, a run's first file, from which it can be continued: what it was asked for.
+
+    `overrides` of train.py and the name of the schedule; `config`, what these came to, with every setting.
+    """
+
+    scheduler: str
+    overrides: Sequence[str]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """run.json: what a run is made from, written before its first epoch.
 
@@ -74,7 +87,10 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """summary.json, a run's last file. What a run that did not complete lacks is None; `error` is a failed one's."""
+    """summary.json, a run's last file. What a run that did not complete lacks is None; `error` is a failed one's.
+
+    `files` of a completed run are the SHA-256 of what else it left, by the name of the file.
+    """
 
     status: str
     scheduler: str | None
@@ -91,6 +107,7 @@ class Summary:
     seconds: float = 0.0
     device: str | None = None
     versions: Mapping[str, str | None] | None = None
+    files: Mapping[str, str] | None = None
     error: str | None = None
 
     @classmethod
@@ -116,8 +133,8 @@ class Summary:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has left results in the folder."""
-    return (folder / METRICS_FILE).exists() or (folder / SUMMARY_FILE).exists()
+    """Whether a run was begun in the folder."""
+    return any((folder / name).exists() for name in (REQUEST_FILE, *RUN_FILES))
 
 
 def finite(value: float) -> float | None:

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from harness.errors import UserError
-from harness.record import OVERRIDES
-
-_MODES = ("auto", "never", "null")
+MODES = ("auto", "never", "null")
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value` as it was typed; `key` may be a config group's name, and is the text of what is no override."""
+    """One `key=value` as it was typed; `key` may be a config group's name, and is the text of what is no override.
+
+    `reaches_hydra` says whether it is, or may be, about Hydra itself.
+    """
 
     text: str
     key: str
     is_sweep: bool
+    reaches_hydra: bool
 
     @staticmethod
     def parse(text: str) -> Override:
@@ -32,8 +32,10 @@ class Override:
         try:
             parsed = OverridesParser.create().parse_override(text)
         except HydraException:
-            return Override(text, text, False)
-        return Override(text, str(parsed.key_or_group), parsed.is_sweep_override())
+            return Override(text, text, is_sweep=False, reaches_hydra=True)
+        key = str(parsed.key_or_group)
+        parts = re.split(r"[./]", f"{key}.{parsed.package or ''}")
+        return Override(text, key, parsed.is_sweep_override(), reaches_hydra="hydra" in parts)
 
 
 @dataclass(frozen=True)
@@ -69,50 +71,11 @@ class CommandLine:
         first = next((i for i, text in enumerate(texts) if not text.startswith("-") and "=" in text), 0)
         return CommandLine((*texts[:first], *more, *texts[first:]))
 
-    def resumed(self) -> CommandLine:
-        """For `resume=FOLDER`, the overrides that the run was begun with, then the given ones, in that run's folder.
-
-        The settings of a schedule go with it when another one is given. Hydra's own record in the folder is left as it
-        is until the run was found fit to continue.
-
-        Raises:
-            UserError: when FOLDER holds no run, or its record is damaged.
-        """
-        folders = [value for value in self.values("resume") if value not in _MODES]
-        if not folders or self.is_multirun:
-            return self
-        folder = Path(folders[-1])
-        if not (folder / OVERRIDES).is_file():
-            raise UserError(
-                f"resume={folder}: must be auto, never or the folder of a run (there is no {folder / OVERRIDES})"
-            )
-        begun = CommandLine(tuple(_recorded(folder)))
-        given = {override.key for override in self.overrides} | {"resume"}
-        wanted = self.values("scheduler")
-        gone = "scheduler." if wanted and wanted[-1:] != begun.values("scheduler")[-1:] else None
-        kept = [o.text for o in begun.overrides if o.key not in given and not (gone and o.key.startswith(gone))]
-        others = CommandLine(tuple(text for text in self.arguments if not text.startswith("resume=")))
-        place = quoted(folder)
-        here = [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null"]
-        # A job of a sweep that an experiment's file asks for is one run now.
-        return others.beside(*kept, *here, *([] if "hydra.mode" in given else ["hydra.mode=RUN"]))
-
     def with_short_names(self) -> CommandLine:
         """With those settings kept out of the folder names of a sweep, but for the schedule, that all jobs share."""
         shared = [o.key for o in self.overrides if "=" in o.text and not o.is_sweep and o.key != "scheduler"]
         shared = [key for key in dict.fromkeys(shared) if not key.startswith("hydra.") and "=" not in key]
         return self.beside(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]") if shared else self
-
-
-def _recorded(folder: Path) -> list[str]:
-    """The overrides that a run was begun with, by Hydra's record in its folder."""
-    try:
-        texts = yaml.safe_load((folder / OVERRIDES).read_text()) or []
-    except (yaml.YAMLError, UnicodeDecodeError):
-        texts = None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"resume={folder}: {folder / OVERRIDES} is damaged; must be a list of overrides")
-    return texts
 
 
 def quoted(path: Path) -> str:

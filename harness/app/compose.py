@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,13 @@ def _part_of(count: int, part: float) -> int:
     return max(1, round(count * part))
 
 
+def _unique() -> str:
+    """Six letters and digits, so that two programs started in the same second do not meet in one folder."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(6))
+
+
 OmegaConf.register_new_resolver("part_of", _part_of, replace=True)
+OmegaConf.register_new_resolver("unique", _unique, replace=True, use_cache=True)
 
 
 def typed_config(composed: DictConfig) -> Config:

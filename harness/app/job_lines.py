@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import plural
-from harness.files import read_object
+from harness.files import read_sealed
 from harness.record import SUMMARY_FILE, Summary
 from harness.views.console import Job, clock, say, shown_as
 
@@ -48,7 +48,7 @@ class JobLines:
         """Run job `number`, from 0 on, in its folder, and print its line; what it raises has its own line."""
         count = self._planned.count
         which = f"job {number + 1:>{len(str(count))}} of {count}" if count else f"job {number + 1}"
-        before, began = read_object(folder / SUMMARY_FILE), time.perf_counter()
+        before, began = read_sealed(folder / SUMMARY_FILE), time.perf_counter()
         with shown_as(Job(which, title, folder / LOG)) as job:
             summary = run()
         parts = [f"val {summary.final_val_accuracy:.2%}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,13 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import job_title, message, typed_config
+from harness.app.resume import check_agreement, resumed
 from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_text
-from harness.record import OVERRIDES, Summary, holds_run
+from harness.record import HYDRA, Summary, holds_run
+from harness.runs.interruption import Interrupted, interruptible
+from harness.views.console import JobLogHandler
 
 if TYPE_CHECKING:
+    from harness.runs.request import Request
     from harness.stages.walk import Sharing
 
 log = logging.getLogger(__name__)
@@ -47,35 +52,67 @@ def run_job(composed: DictConfig) -> None:
 
 def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
     from harness.machine import spare_the_collector
-    from harness.runs.folder import record_failure
-    from harness.runs.request import Request
+    from harness.runs.folder import record_failure, remove_unused
     from harness.runs.run import run
 
     spare_the_collector()
-    name = hydra.runtime.choices.scheduler
+    is_sweep = hydra.mode == RunMode.MULTIRUN
     try:
-        config = typed_config(composed)
-        is_sweep = hydra.mode == RunMode.MULTIRUN
-        _check_mode(config, is_sweep)
-        setting = config.resume or ("auto" if is_sweep else None)
-        resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run(folder))
-        # Not the present one where hydra.job.chdir is set.
-        start = Path(hydra.runtime.cwd)
-        save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
-        sharing = None if setting == "never" else _sharing(config, setting is not None, save_at, start)
-        command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
-        summary = run(Request(config, name, folder, resume, command, sharing))
-        if resume and not is_sweep:
-            _record_overrides(folder, composed, hydra.overrides.task)
-        return summary
+        return run(_request(composed, hydra, folder, is_sweep))
     except Exception as error:
-        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-        record_failure(folder, error, name, composed.get("seed"))
-        if hydra.mode == RunMode.RUN:
-            sys.exit(2 if isinstance(error, UserError) else 1)
+        is_users = isinstance(error, UserError)
+        log.error("%s", error, exc_info=None if is_users else error)
+        if is_sweep:
+            record_failure(folder, error, hydra.runtime.choices.scheduler, composed.get("seed"))
+        if is_sweep or not is_users:
+            _open_log()
+        if not is_sweep:
+            remove_unused(folder)
+            sys.exit(2 if is_users else 1)
         # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
         traceback.clear_frames(error.__traceback__)
         raise
+
+
+def _request(composed: DictConfig, hydra: DictConfig, folder: Path, is_sweep: bool) -> Request:
+    """What the job's composition asks for."""
+    from harness.runs.request import Request
+
+    config = typed_config(composed)
+    _check_mode(config, is_sweep)
+    overrides = tuple(text for text in hydra.overrides.task if not text.startswith("resume="))
+    setting = config.resume or ("auto" if is_sweep else None)
+    names_folder = setting not in (None, "auto", "never")
+    if names_folder:
+        check_agreement(folder, config, overrides)
+    # Not the present one where hydra.job.chdir is set.
+    start = Path(hydra.runtime.cwd)
+    save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
+    return Request(
+        config,
+        hydra.runtime.choices.scheduler,
+        folder,
+        resume=names_folder or (setting == "auto" and holds_run(folder)),
+        sharing=None if setting == "never" else _sharing(config, setting is not None, save_at, start),
+        overrides=overrides,
+        entered=lambda: _entered(folder, composed, overrides),
+    )
+
+
+def _entered(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Write what Hydra itself would have written before anybody looked whose folder it is."""
+    records = {"config": composed, "hydra": HydraConfig.instance().cfg, "overrides": list(overrides)}
+    (folder / HYDRA).mkdir(exist_ok=True)
+    for name, record in records.items():
+        write_text(folder / HYDRA / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(record)), durable=False)
+    _open_log()
+
+
+def _open_log() -> None:
+    """Let the job's log file have what was logged so far, and from now on all of it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, JobLogHandler):
+            handler.write_from_now_on()
 
 
 def _check_mode(config: Config, is_sweep: bool) -> None:
@@ -101,10 +138,21 @@ def main(entry: Callable[[], Any]) -> None:
 
     Raises:
         UserError: with Hydra's words, or ours where its own do not help.
+        Interrupted: after a signal, when it is said what goes on from here.
     """
     # Hydra then raises what went wrong, in place of printing it and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = continued(CommandLine.parse(sys.argv[1:])).resumed().with_short_names().arguments
+    typed = sys.argv[1:]
+    with interruptible():
+        try:
+            sys.argv[1:] = resumed(continued(CommandLine.parse(typed))).with_short_names().arguments
+            _run_hydra(entry)
+        except Interrupted as interrupted:
+            _say_what_goes_on(interrupted, typed)
+            raise
+
+
+def _run_hydra(entry: Callable[[], Any]) -> None:
     completed = False
     try:
         entry()
@@ -115,12 +163,17 @@ def main(entry: Callable[[], Any]) -> None:
         report_on_sweep(completed)
 
 
+def _say_what_goes_on(interrupted: Interrupted, typed: Sequence[str]) -> None:
+    """A run that had begun to train has said it itself."""
+    again = shlex.join(["python", "train.py", *typed])
+    if SweepPlanner.folder is not None:
+        kept = f"what is trained is kept in {SweepPlanner.folder}; the same command goes on"
+        print(f"stopped by {interrupted.signal_name}: {kept}: {again}", file=sys.stderr)
+    elif not interrupted.is_told:
+        lost = "before anything was trained; the same command starts again"
+        print(f"stopped by {interrupted.signal_name} {lost}: {again}", file=sys.stderr)
+
+
 def _relative(folder: Path) -> Path:
     """The folder as seen from here, where it lies below."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def _record_overrides(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Bring Hydra's record up to date, so that the next resume begins with these overrides."""
-    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed))

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.record import METRICS_FILE, OVERRIDES, RUN_FILE, RUN_FILES, STATUSES, SUMMARY_FILE, EpochRow, best, finite
+from harness.files import changed, read_sealed
+from harness.record import (
+    HYDRA,
+    METRICS_FILE,
+    REQUEST_FILE,
+    RUN_FILE,
+    RUN_FILES,
+    STATUSES,
+    SUMMARY_FILE,
+    EpochRow,
+    best,
+    finite,
+)
 
 # An epoch's numbers that may be absent.
 _NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_second", "seconds")
@@ -100,7 +112,7 @@ def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> 
         seen.add((stat.st_dev, stat.st_ino))
         if any(name in files for name in RUN_FILES):
             run_folders.append(Path(folder))
-        elif (Path(folder) / OVERRIDES).is_file():
+        elif any((Path(folder) / name).exists() for name in (REQUEST_FILE, HYDRA)):
             problems.append(f"{Path(folder).name}: a job started here but left no run.json, so it is not listed")
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
     return run_folders
@@ -211,19 +223,32 @@ def _some(items: list[str]) -> str:
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
-    """The overrides that Hydra noted for this job; none where the file is absent or unreadable."""
-    import yaml
-
-    try:
-        value = yaml.safe_load((folder / OVERRIDES).read_bytes())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return ()
+    """The overrides that were noted for this job; none where the file is absent or damaged."""
+    value = (read_sealed(folder / REQUEST_FILE) or {}).get("overrides")
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _read_summary(folder: Path, name: str, problems: list[str]) -> dict[str, Any] | None:
+    """summary.json, None if it is absent or damaged; those of earlier versions have no checksum."""
+    value = _read_object(folder / SUMMARY_FILE, name, problems)
+    if value is None or not {"sha256", "files"} & set(value):
+        return value
+    sealed = read_sealed(folder / SUMMARY_FILE)
+    if sealed is None:
+        problems.append(f"{name}: {SUMMARY_FILE} is damaged (it does not match its checksum)")
+    return sealed
+
+
+def _altered(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    """Those of the files that a report reads which are not what the completed run left."""
+    digests = _mapping(summary.get("files"))
+    read = {name: str(digests[name]) for name in (REQUEST_FILE, RUN_FILE, METRICS_FILE) if name in digests}
+    return changed(folder, read)
 
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
     started = _read_object(folder / RUN_FILE, name, problems)
-    summary = _read_object(folder / SUMMARY_FILE, name, problems)
+    summary = _read_summary(folder, name, problems)
     log = _read_log(folder / METRICS_FILE, name, problems)
     facts, result = started or {}, summary or {}
     epochs = _integer(facts.get("epochs", result.get("epochs")))
@@ -253,6 +278,8 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         finished=_newest(folder),
     )
     run = replace(run, reason=_reason(run, facts, result))
+    if run.counts and (altered := _altered(folder, result)):
+        run = replace(run, reason=f"{' and '.join(altered)} changed after the run ended (resume={name} restores it)")
     problems.extend(_disagreements(run, _number(result.get("final_val_accuracy"))))
     return run
 

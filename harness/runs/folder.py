@@ -6,27 +6,92 @@ All that write raise `UserError` when a file cannot be written.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from harness.config import Config, Role, parse_config
 from harness.errors import UserError, plural
-from harness.files import read_object, write_json
+from harness.files import changed, read_object, read_sealed, remove_leftovers, sha256_of, write_json, write_sealed
 from harness.machine import versions
-from harness.record import COMPLETED, FAILED, METRICS_FILE, RUN_FILE, SUMMARY_FILE, RunRecord, Summary, holds_run
+from harness.record import (
+    COMPLETED,
+    FAILED,
+    METRICS_FILE,
+    MODEL_FILE,
+    REQUEST_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    RequestRecord,
+    RunRecord,
+    Summary,
+    holds_run,
+)
 from harness.runs.pictures import draw
-from harness.runs.request import Training
+from harness.runs.request import Request, Training
 from harness.views.tensorboard import opening_lines
 
 log = logging.getLogger(__name__)
 
 
+_LOCK = ".lock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While entered, no other process changes what lies in this run's folder, which is made where there is none.
+
+    Raises:
+        UserError: while another process trains there, and where the folder cannot be written.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{folder}: another process is training in this folder; wait for it, or stop it") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_unused(folder: Path) -> None:
+    """Delete the folder of a run that was refused before it left anything there."""
+    with suppress(OSError, UserError):
+        if {path.name for path in folder.iterdir()} == {_LOCK}:
+            with held(folder):
+                (folder / _LOCK).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int | None) -> None:
-    """Write a summary with status `failed`, unless a run already left results there."""
-    if not holds_run(folder):
-        summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=_error_text(error))
-        write_json(folder / SUMMARY_FILE, summary.content())
+    """Write a summary with status `failed`, unless a run was begun there."""
+    with held(folder):
+        if not holds_run(folder) or (not (folder / REQUEST_FILE).exists() and _has_failed(folder)):
+            summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=_error_text(error))
+            write_sealed(folder / SUMMARY_FILE, summary.content())
+
+
+def _has_failed(folder: Path) -> bool:
+    return (read_sealed(folder / SUMMARY_FILE) or {}).get("status") == FAILED
+
+
+def enter(request: Request) -> None:
+    """Make the folder this run's: what it is asked for is written before anything else, then what is stale goes."""
+    record = RequestRecord(scheduler=request.scheduler_name, overrides=request.overrides, config=request.config.plain())
+    write_sealed(request.folder / REQUEST_FILE, asdict(record))
+    remove_leftovers(request.folder)
+    # A run that goes on has no result until it ends again.
+    (request.folder / SUMMARY_FILE).unlink(missing_ok=True)
+    request.entered()
 
 
 def write_record(training: Training) -> None:
@@ -49,9 +114,14 @@ def write_record(training: Training) -> None:
     write_json(request.folder / RUN_FILE, asdict(record))
 
 
+# What a report reads of a run, and what is used of it elsewhere.
+_SEALED = (REQUEST_FILE, RUN_FILE, METRICS_FILE, MODEL_FILE)
+
+
 def write_summary(training: Training, status: str, **results: Any) -> Summary:
-    """Write summary.json, a run's last file."""
-    config = training.request.config
+    """Write summary.json, a run's last file, with the digests of what a completed run leaves."""
+    config, folder = training.request.config, training.request.folder
+    files = {name: sha256_of(folder / name) for name in _SEALED} if status == COMPLETED else None
     summary = Summary.of(
         training.rows,
         status=status,
@@ -60,9 +130,10 @@ def write_summary(training: Training, status: str, **results: Any) -> Summary:
         epochs=config.epochs,
         device=training.compute.device_name,
         versions=versions(),
+        files=files,
         **results,
     )
-    write_json(training.request.folder / SUMMARY_FILE, summary.content())
+    write_sealed(folder / SUMMARY_FILE, summary.content())
     return summary
 
 
@@ -93,15 +164,20 @@ def log_summary(summary: Summary, folder: Path) -> None:
 
 
 def finished_summary(folder: Path, config: Config) -> Summary | None:
-    """The summary of a completed run with these very settings, if the folder holds one."""
+    """The summary of a completed run with these very settings, if the folder holds one and nothing of it is lost."""
     try:
-        summary = Summary(**read_object(folder / SUMMARY_FILE))
+        summary = Summary(**read_sealed(folder / SUMMARY_FILE) or {})
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
     except (TypeError, KeyError, UserError):
         return None
     # On another device a completed run is no less completed.
     same = begun.plain(Role.NO_BITS, Role.MACHINE) == config.plain(Role.NO_BITS, Role.MACHINE)
-    return summary if summary.status == COMPLETED and same else None
+    if summary.status != COMPLETED or not same:
+        return None
+    if lost := changed(folder, summary.files or {}):
+        log.warning("%s: damaged or gone since the run ended; restored from its checkpoint", ", ".join(lost))
+        return None
+    return summary
 
 
 def log_resumption(folder: Path, config: Config, epoch: int) -> None:

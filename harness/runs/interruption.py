@@ -1,45 +1,66 @@
-"""SIGINT and SIGTERM as a request to stop where the run can be continued."""
+"""Signals as a request to stop where the run can be continued: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# Batch systems warn by these; whoever handles them already, as submitit does, goes on doing so.
+_UNLESS_HANDLED = (signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Interrupted(SystemExit):
-    """The run stopped on a signal; the exit status is the shell's, 128 plus the signal's number.
+    """The program stopped on a signal; the exit status is the shell's, 128 plus the signal's number.
 
-    As a `SystemExit` it also ends a Hydra multirun, whose launcher goes on after ordinary exceptions.
+    As a `SystemExit` it also ends a Hydra multirun, whose launcher goes on after ordinary exceptions. `is_told` says
+    that the user was told what goes on from here.
     """
+
+    is_told = False
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.signal_name = signal.Signals(number).name
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, a signal raises `Interrupted` wherever the program is; a second one acts as it always does."""
+    previous: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _give_back(previous)
+        raise Interrupted(number)
+
+    _take_over(previous, stop)
+    try:
+        yield
+    finally:
+        _give_back(previous)
+
+
 class Interruption:
-    """While it is entered, the first SIGINT or SIGTERM is only noted; a second one acts as it always does."""
+    """While it is entered, the first signal is only noted; a second one acts as it did before."""
 
     def __init__(self) -> None:
         self._number: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        # Python lets only the main thread set handlers.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        _take_over(self._previous, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        _give_back(self._previous)
 
     @property
     def asked(self) -> bool:
@@ -60,10 +81,21 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._number = number
-        self._give_back()
+        _give_back(self._previous)
         log.warning("%s: stopping at a point to continue from; once more to stop at once", signal.Signals(number).name)
 
-    def _give_back(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+
+def _take_over(previous: dict[int, Any], handler: Callable[[int, FrameType | None], None]) -> None:
+    # Python lets only the main thread set handlers.
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (*_ALWAYS, *_UNLESS_HANDLED):
+        present = signal.getsignal(number)
+        is_ours = getattr(present, "__module__", None) == __name__
+        if number in _ALWAYS or present == signal.SIG_DFL or is_ours:
+            previous[number] = signal.signal(number, handler)
+
+
+def _give_back(previous: dict[int, Any]) -> None:
+    while previous:
+        signal.signal(*previous.popitem())

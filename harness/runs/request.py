@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,19 @@ from harness.training.plan import LrPlan
 @dataclass(frozen=True)
 class Request:
     """What to run: the configuration, the schedule's name, the folder for the results, and whether that folder
-    holds a run to continue. `command` is what the user typed, for messages; without `sharing` no epoch is shared."""
+    holds a run to continue.
+
+    Without `sharing` no epoch is shared. `overrides` are those of train.py that gave the configuration. `entered` is
+    called once the folder is found to be this run's; before, nothing there is changed.
+    """
 
     config: Config
     scheduler_name: str
     folder: Path
     resume: bool
-    command: tuple[str, ...] = ("python", "train.py")
     sharing: Sharing | None = None
+    overrides: tuple[str, ...] = ()
+    entered: Callable[[], None] = lambda: None
 
 
 @dataclass

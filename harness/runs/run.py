@@ -7,20 +7,39 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from harness.config import Config
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.models.build import build_model
 from harness.models.fitted import Resized
-from harness.record import COMPLETED, FAILED, INTERRUPTED, MODEL_FILE, EpochRow, Summary, finite, holds_run
-from harness.runs.checkpoints import Checkpoints, check_identity
-from harness.runs.folder import finished_summary, leave_behind, log_resumption, log_summary, write_record, write_summary
+from harness.record import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    MODEL_FILE,
+    SUMMARY_FILE,
+    EpochRow,
+    Summary,
+    finite,
+    holds_run,
+)
+from harness.runs.checkpoints import Checkpoints, Examined, check_identity
+from harness.runs.folder import (
+    enter,
+    finished_summary,
+    held,
+    leave_behind,
+    log_resumption,
+    log_summary,
+    write_record,
+    write_summary,
+)
 from harness.runs.interruption import Interrupted, Interruption
 from harness.runs.pictures import draw, pictures
 from harness.runs.profiling import StepProfile
@@ -45,19 +64,14 @@ log = logging.getLogger(__name__)
 def run(request: Request) -> Summary:
     """Train, or continue, and return what summary.json then holds.
 
+    Until everything is ready to train, nothing in the folder changes.
+
     Raises:
         UserError: for wrong settings, missing data or files that cannot be written.
-        Interrupted: after SIGINT or SIGTERM, when the run can be continued.
+        Interrupted: after a signal, when the run can be continued.
     """
-    request.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.folder / ".lock")
-    try:
-        with lock.acquire(blocking=False):
-            return _run_alone(request)
-    except Timeout:
-        raise UserError(
-            f"{request.folder}: another process is training in this folder; wait for it, or stop it"
-        ) from None
+    with held(request.folder):
+        return _run_alone(request)
 
 
 def _run_alone(request: Request) -> Summary:
@@ -73,23 +87,47 @@ def _run_alone(request: Request) -> Summary:
     for warning in plan_warnings(config.scheduler, preview):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
     training = _prepare(request, preview)
-    if request.resume:
-        _continue(training)
-    write_record(training)
+    examined = _continue(training) if request.resume else None
+    enter(request)
+    if examined is not None:
+        examined.set_aside()
     try:
-        with Tracker(folder, training.rows, hyperparameters(config, request.scheduler_name)) as tracker:
-            with training.walk:
-                _train(training, tracker)
-            return _finish(training, tracker)
+        summary = _completed(training)
     except Interrupted as interrupted:
-        leave_behind(training, INTERRUPTED)
-        log.warning("stopped by %s after %d of %d epochs", interrupted.signal_name, len(training.rows), config.epochs)
-        log.warning("continue with: %s", shlex.join([*request.command, f"resume={folder}"]))
+        _stopped(training, interrupted)
         raise
     except Exception as error:
         explained = _explained(error, config)
         leave_behind(training, FAILED, explained)
         raise explained from error
+    log_summary(summary, folder)
+    return summary
+
+
+def _completed(training: Training) -> Summary:
+    """Train what is left, and leave everything behind that a completed run does."""
+    request = training.request
+    write_record(training)
+    hparams = hyperparameters(request.config, request.scheduler_name)
+    with Tracker(request.folder, training.rows, hparams) as tracker:
+        with training.walk:
+            _train(training, tracker)
+        facts = _tested(training, tracker)
+    return write_summary(training, COMPLETED, **facts)
+
+
+def _stopped(training: Training, interrupted: Interrupted) -> None:
+    """Leave what there is, and say how far the run came and how it goes on; one that has its summary is over."""
+    folder, done, epochs = training.request.folder, len(training.rows), training.request.config.epochs
+    interrupted.is_told = True
+    if (folder / SUMMARY_FILE).exists():
+        log.warning("stopped by %s; the run in %s is completed", interrupted.signal_name, folder)
+        return
+    leave_behind(training, INTERRUPTED)
+    lost = done - max(training.checkpoints.files(), default=0)
+    again = f", of which {plural(lost, 'epoch')} will be trained again" if lost > 0 else ""
+    log.warning("stopped by %s after %d of %d epochs%s", interrupted.signal_name, done, epochs, again)
+    log.warning("continue with: %s", shlex.join(["python", "train.py", f"resume={folder}"]))
 
 
 def _prepare(request: Request, preview: LrPlan) -> Training:
@@ -138,7 +176,7 @@ def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan
     log.info("schedule %s: %s", request.scheduler_name, plan_text(plan))
 
 
-def _continue(training: Training) -> None:
+def _continue(training: Training) -> Examined:
     """Restore the latest state that the plan agrees with, from the run's own checkpoints or the stage store."""
     own = training.checkpoints.examine(lambda state: _agreement(training, state))
     stored = training.walk.latest(own.state.epoch if own.state is not None else 0)
@@ -147,11 +185,11 @@ def _continue(training: Training) -> None:
             f"resume: the schedule differs from the trained one at epoch {own.differs_at}, and no state from before "
             "is kept; must agree up to a checkpoint or a stage, or start a new run"
         )
-    own.set_aside()
     for state in (own.state, stored):
         if state is not None:
             _go_on_from(training, state)
     log_resumption(training.request.folder, training.request.config, len(training.rows))
+    return own
 
 
 def _go_on_from(training: Training, state: TrainState) -> None:
@@ -260,8 +298,8 @@ def _save_checkpoint(training: Training) -> None:
     training.checkpoints.save(_captured(training), training.best.epoch)
 
 
-def _finish(training: Training, tracker: Tracker) -> Summary:
-    """Look at the test set, once, with the final weights; write what a finished run leaves behind and print it."""
+def _tested(training: Training, tracker: Tracker) -> dict[str, Any]:
+    """Look at the test set, once, with the final weights; write model and pictures, and return the facts of it."""
     model, autocast, predictions = training.learner.model, training.compute.autocast(), Predictions()
     test = evaluate(model, training.loader.evaluation("test"), autocast, predictions=predictions)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -269,10 +307,7 @@ def _finish(training: Training, tracker: Tracker) -> Summary:
     results = {"best/val_accuracy": training.best.val_accuracy, "test/accuracy": test.accuracy, "test/loss": test.loss}
     draw(training)
     tracker.finish(training.request.config.epochs - 1, results, pictures(training, predictions))
-    facts = {"test_loss": finite(test.loss), "test_accuracy": test.accuracy, "weights_sha256": weights_sha256(model)}
-    summary = write_summary(training, COMPLETED, **facts)
-    log_summary(summary, training.request.folder)
-    return summary
+    return {"test_loss": finite(test.loss), "test_accuracy": test.accuracy, "weights_sha256": weights_sha256(model)}
 
 
 def _explained(error: Exception, config: Config) -> Exception:

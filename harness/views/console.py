@@ -75,6 +75,27 @@ class ConsoleHandler(logging.Handler):
         _print(_ERRORS if record.levelno >= logging.ERROR else rich.get_console(), text, style)
 
 
+class JobLogHandler(logging.FileHandler):
+    """A job's log file, which is touched once the job's folder is found to be its own; until then records wait."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", delay=True)
+        self._waiting: list[logging.LogRecord] | None = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message, or keep it."""
+        if self._waiting is None:
+            super().emit(record)
+        else:
+            self._waiting.append(record)
+
+    def write_from_now_on(self) -> None:
+        """Write what was kept, and what comes."""
+        waiting, self._waiting = self._waiting or [], None
+        for record in waiting:
+            super().emit(record)
+
+
 def _is_shown(job: Job, level: int, message: str) -> bool:
     if level != logging.WARNING:
         return level > logging.WARNING
