@@ -14,10 +14,7 @@ from harness.app.arguments import MODES, CommandLine, Override, quoted
 from harness.config import Config, Role
 from harness.errors import UserError
 from harness.files import read_object, read_sealed
-from harness.record import HYDRA, REQUEST_FILE, RUN_FILE, RequestRecord, flatten
-
-# Runs of before there was a request.json have Hydra's own record.
-_EARLIER = Path(HYDRA) / "overrides.yaml"
+from harness.record import EARLIER_OVERRIDES, REQUEST_FILE, RUN_FILE, RequestRecord, flatten
 
 
 def resumed(line: CommandLine) -> CommandLine:
@@ -53,7 +50,7 @@ def record_of(folder: Path) -> RequestRecord:
     """
     if (folder / REQUEST_FILE).exists():
         values: Any = read_sealed(folder / REQUEST_FILE)
-    elif (folder / _EARLIER).exists() and (folder / RUN_FILE).exists():
+    elif (folder / EARLIER_OVERRIDES).exists() and (folder / RUN_FILE).exists():
         values = _earlier(folder)
     else:
         raise UserError(f"resume={folder}: must be auto, never or the folder of a run (there is no {REQUEST_FILE})")
@@ -114,9 +111,10 @@ def _is_setting(text: str) -> bool:
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
+    """The same from Hydra's record and run.json, in a run from before there was a record of ours."""
     record = read_object(folder / RUN_FILE)
     try:
-        overrides = yaml.safe_load((folder / _EARLIER).read_text()) or []
+        overrides = yaml.safe_load((folder / EARLIER_OVERRIDES).read_text()) or []
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     return {"scheduler": record.get("scheduler"), "overrides": overrides, "config": record.get("config")}

@@ -12,6 +12,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.files import changed, read_sealed
 from harness.record import (
+    EARLIER_OVERRIDES,
     HYDRA,
     METRICS_FILE,
     REQUEST_FILE,
@@ -224,7 +225,15 @@ def _some(items: list[str]) -> str:
 
 def _overrides(folder: Path) -> tuple[str, ...]:
     """The overrides that were noted for this job; none where the file is absent or damaged."""
-    value = (read_sealed(folder / REQUEST_FILE) or {}).get("overrides")
+    import yaml
+
+    if (folder / REQUEST_FILE).exists():
+        value = (read_sealed(folder / REQUEST_FILE) or {}).get("overrides")
+    else:
+        try:
+            value = yaml.safe_load((folder / EARLIER_OVERRIDES).read_bytes())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            value = None
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
@@ -239,11 +248,13 @@ def _read_summary(folder: Path, name: str, problems: list[str]) -> dict[str, Any
     return sealed
 
 
-def _altered(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """Those of the files that a report reads which are not what the completed run left."""
-    digests = _mapping(summary.get("files"))
-    read = {name: str(digests[name]) for name in (REQUEST_FILE, RUN_FILE, METRICS_FILE) if name in digests}
-    return changed(folder, read)
+def altered(run: Run, names: Sequence[str] = (REQUEST_FILE, RUN_FILE, METRICS_FILE)) -> list[str] | None:
+    """Those of these files, which a report reads, that are not what the completed run left.
+
+    None where nothing says what it left: it did not complete, its summary is damaged, or it is of an earlier version.
+    """
+    digests = _mapping((read_sealed(run.folder / SUMMARY_FILE) or {}).get("files"))
+    return changed(run.folder, {name: str(digests.get(name)) for name in names}) if digests else None
 
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
@@ -278,8 +289,8 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         finished=_newest(folder),
     )
     run = replace(run, reason=_reason(run, facts, result))
-    if run.counts and (altered := _altered(folder, result)):
-        run = replace(run, reason=f"{' and '.join(altered)} changed after the run ended (resume={name} restores it)")
+    if run.counts and (files := altered(run)):
+        run = replace(run, reason=f"{' and '.join(files)} changed after the run ended (resume={name} restores it)")
     problems.extend(_disagreements(run, _number(result.get("final_val_accuracy"))))
     return run
 

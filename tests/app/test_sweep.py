@@ -187,7 +187,9 @@ def test_jobs_that_change_to_their_own_folders_share_all_the_same(tmp_path):
     own = [o for o in QUICK if not o.startswith("hydra.sweep.dir")]
     done = train(tmp_path, "-m", *own, "scheduler=constant,step", "hydra.job.chdir=true")
     assert done.returncode == 0, done.stderr
-    trained = [json.loads(path.read_text())["epochs_trained"] for path in tmp_path.glob("runs/*_sweep/*/summary.json")]
+    trained = [
+        json.loads(path.read_text())["epochs_trained"] for path in tmp_path.glob("runs/*_sweep_*/*/summary.json")
+    ]
     assert sorted(trained) == [0, 3]
 
 

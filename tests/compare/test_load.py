@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.processes import run_script
 from support.run_folders import compared, write_pairs, write_run
 from support.small_runs import ROOT
 
@@ -149,6 +150,28 @@ def test_a_job_that_left_nothing_is_mentioned(tmp_path: Path) -> None:
     (tmp_path / "lost" / ".hydra").mkdir(parents=True)
     (tmp_path / "lost" / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     assert load_runs([tmp_path]).problems == ("lost: a job started here but left no run.json, so it is not listed",)
+
+
+def verify(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run_script(ROOT / "scripts" / "verify.py", str(folder), folder=folder)
+
+
+def test_any_damaged_byte_of_what_a_report_reads_takes_the_run_out_of_it_by_name(tmp_path: Path, small_run) -> None:
+    small_run(tmp_path / "run")
+    assert load_runs([tmp_path]).runs[0].counts
+    assert verify(tmp_path).stdout == "sound      run\n"
+    for name in ("request.json", "run.json", "metrics.jsonl", "summary.json", "model.pt"):
+        path, content = tmp_path / "run" / name, (tmp_path / "run" / name).read_bytes()
+        # A digit is the worst place: what is read is sound by itself.
+        place = next(i for i in range(len(content) // 2, len(content)) if content[i : i + 1].isdigit())
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        loaded = load_runs([tmp_path])
+        assert loaded.runs[0].counts == (name == "model.pt")
+        assert name == "model.pt" or name in loaded.runs[0].reason
+        checked = verify(tmp_path)
+        assert checked.returncode == 1
+        assert checked.stdout.startswith(f"damaged    run: {name}")
+        path.write_bytes(content)
 
 
 def test_importing_the_comparison_is_light() -> None:

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from harness.app.compose import compose_config
 from harness.data.dataset import load_dataset
 from harness.errors import UserError
+from harness.files import read_sealed
 from harness.models.convnets import SmallCnn
 from harness.training.state import digest
 
@@ -23,7 +24,7 @@ def scalars(folder):
 @pytest.mark.draws
 def test_a_run_leaves_the_files_of_the_design(small_run, tmp_path):
     summary = small_run(tmp_path)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert read_sealed(tmp_path / "summary.json") == summary
     assert summary["status"] == "completed"
     assert (summary["scheduler"], summary["seed"], summary["epochs"]) == ("multistep", 0, 4)
     assert (summary["epochs_trained"], summary["epochs_reused"]) == (4, 0)

@@ -284,13 +284,13 @@ def trained(folder):
 def test_a_killed_sweep_started_again_with_the_same_command_trains_only_what_is_missing(tmp_path):
     command = ["-m", *QUICK[:-1], "epochs=30", "scheduler=constant,step", "seed=0,1"]
     process = subprocess.Popen(train_command(*command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    while len(list(tmp_path.glob("runs/*_sweep/1_*/metrics.jsonl"))) < 1:
+    while len(list(tmp_path.glob("runs/*_sweep_*/1_*/metrics.jsonl"))) < 1:
         assert process.poll() is None, "the sweep ended before its second run began"
     process.kill()
     process.communicate()
     again = train(tmp_path, *command)
     assert again.returncode == 0, again.stderr
-    (sweep,) = tmp_path.glob("runs/*_sweep")
+    (sweep,) = tmp_path.glob("runs/*_sweep_*")
     assert f"continuing the unfinished sweep in {sweep.relative_to(tmp_path)}" in again.stdout
     assert "was already completed" in again.stdout
     assert sorted(path.name for path in sweep.glob("*_seed=*")) == [
@@ -299,7 +299,7 @@ def test_a_killed_sweep_started_again_with_the_same_command_trains_only_what_is_
     assert all(json.loads(p.read_text())["status"] == "completed" for p in sweep.glob("*/summary.json"))
     third = train(tmp_path, *command)
     assert third.returncode == 0, third.stderr
-    newest = max(tmp_path.glob("runs/*_sweep"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(tmp_path.glob("runs/*_sweep_*"), key=lambda path: path.stat().st_mtime_ns)
     assert newest != sweep
     assert [epochs for epochs, _ in trained(newest)] == [0, 0, 0, 0]
 
