@@ -26,7 +26,8 @@ from harness.config import Config
 from harness.errors import UserError
 from harness.files import write_text
 from harness.record import HYDRA, Summary, holds_run
-from harness.runs.interruption import Interrupted, interruptible
+from harness.runs.interruption import Interrupted, interruptible, raise_from_now_on
+from harness.runs.lock import remove_unused
 from harness.views.console import JobLogHandler
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def run_job(composed: DictConfig) -> None:
 
 def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
     from harness.machine import spare_the_collector
-    from harness.runs.folder import record_failure, remove_unused
+    from harness.runs.folder import record_failure
     from harness.runs.run import run
 
+    raise_from_now_on()
     spare_the_collector()
     is_sweep = hydra.mode == RunMode.MULTIRUN
     try:
@@ -67,11 +69,13 @@ def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
         if is_sweep or not is_users:
             _open_log()
         if not is_sweep:
-            remove_unused(folder)
             sys.exit(2 if is_users else 1)
         # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
         traceback.clear_frames(error.__traceback__)
         raise
+    finally:
+        if not is_sweep:
+            remove_unused(folder)
 
 
 def _request(composed: DictConfig, hydra: DictConfig, folder: Path, is_sweep: bool) -> Request:
@@ -142,13 +146,14 @@ def main(entry: Callable[[], Any]) -> None:
     """
     # Hydra then raises what went wrong, in place of printing it and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    typed = sys.argv[1:]
-    with interruptible():
+    again = shlex.join(["python", "train.py", *sys.argv[1:]])
+    with interruptible(lambda name: _say_what_goes_on(name, again)):
         try:
-            sys.argv[1:] = resumed(continued(CommandLine.parse(typed))).with_short_names().arguments
+            sys.argv[1:] = resumed(continued(CommandLine.parse(sys.argv[1:]))).with_short_names().arguments
             _run_hydra(entry)
         except Interrupted as interrupted:
-            _say_what_goes_on(interrupted, typed)
+            if SweepPlanner.folder is not None or not interrupted.is_told:
+                _say_what_goes_on(interrupted.signal_name, again)
             raise
 
 
@@ -163,15 +168,15 @@ def _run_hydra(entry: Callable[[], Any]) -> None:
         report_on_sweep(completed)
 
 
-def _say_what_goes_on(interrupted: Interrupted, typed: Sequence[str]) -> None:
-    """A run that had begun to train has said it itself."""
-    again = shlex.join(["python", "train.py", *typed])
+def _say_what_goes_on(signal_name: str, again: str) -> None:
+    """What a signal does to a command, `again`, where no run says it itself; a folder that was not used yet goes."""
     if SweepPlanner.folder is not None:
         kept = f"what is trained is kept in {SweepPlanner.folder}; the same command goes on"
-        print(f"stopped by {interrupted.signal_name}: {kept}: {again}", file=sys.stderr)
-    elif not interrupted.is_told:
-        lost = "before anything was trained; the same command starts again"
-        print(f"stopped by {interrupted.signal_name} {lost}: {again}", file=sys.stderr)
+        print(f"stopped by {signal_name}: {kept}: {again}", file=sys.stderr)
+        return
+    print(f"stopped by {signal_name} before anything was trained; the same command begins: {again}", file=sys.stderr)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:
+        remove_unused(Path(HydraConfig.get().runtime.output_dir))
 
 
 def _relative(folder: Path) -> Path:

@@ -6,13 +6,9 @@ All that write raise `UserError` when a file cannot be written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from harness.config import Config, Role, parse_config
 from harness.errors import UserError, plural
@@ -31,45 +27,12 @@ from harness.record import (
     Summary,
     holds_run,
 )
+from harness.runs.lock import held
 from harness.runs.pictures import draw
 from harness.runs.request import Request, Training
 from harness.views.tensorboard import opening_lines
 
 log = logging.getLogger(__name__)
-
-
-_LOCK = ".lock"
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """While entered, no other process changes what lies in this run's folder, which is made where there is none.
-
-    Raises:
-        UserError: while another process trains there, and where the folder cannot be written.
-    """
-    lock = FileLock(folder / _LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"{folder}: another process is training in this folder; wait for it, or stop it") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def remove_unused(folder: Path) -> None:
-    """Delete the folder of a run that was refused before it left anything there."""
-    with suppress(OSError, UserError):
-        if {path.name for path in folder.iterdir()} == {_LOCK}:
-            with held(folder):
-                (folder / _LOCK).unlink()
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,14 +34,28 @@ class Interrupted(SystemExit):
         self.signal_name = signal.Signals(number).name
 
 
+# Whether `interruptible` raises, and the signal that it raised last: Python may lose what is raised amid an import.
+_raises = False
+_raised: int | None = None
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """While entered, a signal raises `Interrupted` wherever the program is; a second one acts as it always does."""
+def interruptible(say: Callable[[str], None]) -> Iterator[None]:
+    """While entered, a signal ends the program at once, after `say` told what that means (it gets the signal's name).
+
+    After `raise_from_now_on` it raises `Interrupted` wherever the program is. A second one acts as it always does.
+    """
     previous: dict[int, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _raised
         _give_back(previous)
-        raise Interrupted(number)
+        if _raises:
+            _raised = number
+            raise Interrupted(number)
+        say(signal.Signals(number).name)
+        sys.stdout.flush()
+        os._exit(128 + number)
 
     _take_over(previous, stop)
     try:
@@ -48,11 +64,17 @@ def interruptible() -> Iterator[None]:
         _give_back(previous)
 
 
+def raise_from_now_on() -> None:
+    """From now on there is more to do on a signal than to end."""
+    global _raises
+    _raises = True
+
+
 class Interruption:
     """While it is entered, the first signal is only noted; a second one acts as it did before."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self._number: int | None = _raised
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:

@@ -23,7 +23,6 @@ from harness.record import (
     FAILED,
     INTERRUPTED,
     MODEL_FILE,
-    SUMMARY_FILE,
     EpochRow,
     Summary,
     finite,
@@ -33,7 +32,6 @@ from harness.runs.checkpoints import Checkpoints, Examined, check_identity
 from harness.runs.folder import (
     enter,
     finished_summary,
-    held,
     leave_behind,
     log_resumption,
     log_summary,
@@ -41,6 +39,7 @@ from harness.runs.folder import (
     write_summary,
 )
 from harness.runs.interruption import Interrupted, Interruption
+from harness.runs.lock import held
 from harness.runs.pictures import draw, pictures
 from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
@@ -92,7 +91,8 @@ def _run_alone(request: Request) -> Summary:
     if examined is not None:
         examined.set_aside()
     try:
-        summary = _completed(training)
+        with Interruption() as interruption:
+            summary = _completed(training, interruption)
     except Interrupted as interrupted:
         _stopped(training, interrupted)
         raise
@@ -101,28 +101,27 @@ def _run_alone(request: Request) -> Summary:
         leave_behind(training, FAILED, explained)
         raise explained from error
     log_summary(summary, folder)
+    interruption.stop_if_asked()
     return summary
 
 
-def _completed(training: Training) -> Summary:
+def _completed(training: Training, interruption: Interruption) -> Summary:
     """Train what is left, and leave everything behind that a completed run does."""
     request = training.request
     write_record(training)
     hparams = hyperparameters(request.config, request.scheduler_name)
     with Tracker(request.folder, training.rows, hparams) as tracker:
         with training.walk:
-            _train(training, tracker)
-        facts = _tested(training, tracker)
+            _train(training, tracker, interruption)
+        interruption.stop_if_asked()
+        facts = _tested(training, tracker, interruption)
     return write_summary(training, COMPLETED, **facts)
 
 
 def _stopped(training: Training, interrupted: Interrupted) -> None:
-    """Leave what there is, and say how far the run came and how it goes on; one that has its summary is over."""
+    """Leave what there is, and say how far the run came and how it goes on."""
     folder, done, epochs = training.request.folder, len(training.rows), training.request.config.epochs
     interrupted.is_told = True
-    if (folder / SUMMARY_FILE).exists():
-        log.warning("stopped by %s; the run in %s is completed", interrupted.signal_name, folder)
-        return
     leave_behind(training, INTERRUPTED)
     lost = done - max(training.checkpoints.files(), default=0)
     again = f", of which {plural(lost, 'epoch')} will be trained again" if lost > 0 else ""
@@ -207,11 +206,11 @@ def _agreement(training: Training, state: TrainState) -> int:
     return training.plan.agreement([row.lr for row in state.rows])
 
 
-def _train(training: Training, tracker: Tracker) -> None:
+def _train(training: Training, tracker: Tracker, interruption: Interruption) -> None:
     config = training.request.config
     batches_an_epoch, saved = math.ceil(len(training.dataset.train) / config.batch_size), len(training.rows)
     profiler = StepProfile(training.request.folder, training.compute.device) if config.profile else None
-    with Interruption() as interruption, EpochDisplay(config.epochs, batches_an_epoch) as display:
+    with EpochDisplay(config.epochs, batches_an_epoch) as display:
         while (epoch := len(training.rows)) < config.epochs:
             if (state := training.walk.arrive(epoch, interruption.stop_if_asked)) is not None:
                 _take_over(training, state, tracker)
@@ -231,8 +230,7 @@ def _train(training: Training, tracker: Tracker) -> None:
             if is_due or interruption.asked:
                 _save_checkpoint(training)
                 saved = epoch + 1
-            if epoch + 1 < config.epochs:
-                interruption.stop_if_asked()
+            interruption.stop_if_asked()
     if profiler is not None and not profiler.is_done:
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
 
@@ -298,10 +296,11 @@ def _save_checkpoint(training: Training) -> None:
     training.checkpoints.save(_captured(training), training.best.epoch)
 
 
-def _tested(training: Training, tracker: Tracker) -> dict[str, Any]:
+def _tested(training: Training, tracker: Tracker, interruption: Interruption) -> dict[str, Any]:
     """Look at the test set, once, with the final weights; write model and pictures, and return the facts of it."""
     model, autocast, predictions = training.learner.model, training.compute.autocast(), Predictions()
-    test = evaluate(model, training.loader.evaluation("test"), autocast, predictions=predictions)
+    batches = interruption.guard(training.loader.evaluation("test"), can_stop=True)
+    test = evaluate(model, batches, autocast, predictions=predictions)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_tensors(training.request.folder / MODEL_FILE, weights)
     results = {"best/val_accuracy": training.best.val_accuracy, "test/accuracy": test.accuracy, "test/loss": test.loss}

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support.small_runs import SMALL, read_rows, train, train_command, untimed
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
+from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
@@ -139,7 +141,7 @@ def test_sigkill_then_resume_gives_the_same_bits_through_train_py(tmp_path, alon
     assert_as_uninterrupted(summary_of(tmp_path / "run"), tmp_path / "run", summary_of(alone), alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_the_run_where_the_printed_command_continues_it(tmp_path, alone, number):
     process = start_until_epoch(tmp_path, 10)
     process.send_signal(number)
@@ -150,11 +152,52 @@ def test_a_signal_stops_the_run_where_the_printed_command_continues_it(tmp_path,
     assert summary["status"] == "interrupted"
     assert 10 < summary["epochs_trained"] == len(read_rows(tmp_path / "run")) < 60
     command = next(line for line in output.splitlines() if "continue with: " in line).partition("continue with: ")[2]
-    assert command.startswith("python train.py ")
-    assert command.endswith(" resume=run")
-    continued = train(tmp_path, *command_line(), "resume=run")
+    assert command == "python train.py resume=run"
+    continued = train(tmp_path, "resume=run")
     assert continued.returncode == 0, continued.stderr
     assert_as_uninterrupted(summary_of(tmp_path / "run"), tmp_path / "run", summary_of(alone), alone)
+
+
+def handles(process, number):
+    """Whether the process has set a handler for the signal, by what Linux says."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_before_there_is_a_run_says_so_and_leaves_nothing(tmp_path, number):
+    command = train_command(*SMALL, "hydra.run.dir=run")
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not handles(process, number):
+        assert process.poll() is None
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert output == ""
+    assert errors.startswith(f"stopped by {signal.Signals(number).name} before anything was trained; the same command")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_in_the_final_evaluation_loses_no_epoch(small_run, tmp_path, monkeypatch):
+    alone, original = small_run(tmp_path / "alone"), Loader.evaluation
+
+    def interrupted(self, part):
+        if part == "test":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "evaluation", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            small_run(tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert summary_of(tmp_path / "run")["status"] == "interrupted"
+    assert not (tmp_path / "run" / "model.pt").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "train_epoch", lambda *_: pytest.fail("an epoch is trained again"))
+        resumed = small_run(tmp_path / "run", resume=True)
+    assert_as_uninterrupted(resumed, tmp_path / "run", alone, tmp_path / "alone")
 
 
 def test_between_checkpoints_a_signal_lets_the_epoch_finish_and_be_saved(small_run, tmp_path, monkeypatch):
