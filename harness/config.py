@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import UserError, closest
@@ -175,6 +175,17 @@ class StagesConfig(_Settings):
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
+AUTO = 0
+
+
+def _batch_size(value: object) -> object:
+    if value == "auto":
+        return AUTO
+    if value == AUTO:
+        raise ValueError
+    return value
+
+
 class Config(_Settings):
     """Everything that one run is made from."""
 
@@ -184,7 +195,7 @@ class Config(_Settings):
     augment: dict[str, ClassConfig] = Field(default_factory=dict)
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
     epochs: Annotated[PositiveInt, Role.SCHEDULE]
-    batch_size: PositiveInt
+    batch_size: Annotated[int, Field(ge=0), BeforeValidator(_batch_size)]  # AUTO until it is known what fits
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
     precision: Annotated[Precision, Role.MACHINE]
@@ -197,9 +208,11 @@ class Config(_Settings):
     checkpoint: Annotated[CheckpointConfig, Role.NO_BITS]
     stages: Annotated[StagesConfig, Role.NO_BITS]
     plan_only: Annotated[bool, Role.NO_BITS] = False
+    stop_on_nan: Annotated[bool, Role.NO_BITS] = False
 
 
 _ALLOWED_TEXT = {
+    "batch_size": "a whole number of images, 1 or more, or auto",
     "device": "auto, cpu, cuda or cuda:N",
     "precision": ", ".join(get_args(Precision)),
     "storage": "auto, device or host, or disk with data=image_folder",

@@ -27,8 +27,7 @@ def free_memory(control_group: Path = Path("/sys/fs/cgroup"), proc: Path = Path(
         lines = (proc / "meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        # No Linux: what there is in all.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total_memory(control_group)  # no Linux
     try:
         limit, used = (int((control_group / f"memory.{name}").read_text()) for name in ("max", "current"))
         statistics = (control_group / "memory.stat").read_text().splitlines()
@@ -36,6 +35,15 @@ def free_memory(control_group: Path = Path("/sys/fs/cgroup"), proc: Path = Path(
     except (OSError, ValueError):
         return free
     return min(free, limit - used + reclaimable)
+
+
+def total_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of this machine's memory, or of what a container was given of it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int((control_group / "memory.max").read_text()))
+    except (OSError, ValueError):
+        return total
 
 
 def versions() -> dict[str, str | None]:

@@ -226,10 +226,18 @@ def parser(command: str, description: str | None, rounds: int) -> argparse.Argum
     made = argparse.ArgumentParser(
         prog=f"benchmark.py {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("overrides", nargs="*", help="as for train.py, such as model=resnet20 batch_size=256")
+    made.add_argument(
+        "overrides", nargs="*", type=_override, help="as for train.py, such as model=resnet20 batch_size=256"
+    )
     made.add_argument("--rounds", type=count, default=rounds, help=f"turns of everything (default: {rounds})")
     made.add_argument("--output", type=Path, default=Path(f"benchmark_{command}.json"), help="the results as JSON")
     return made
+
+
+def _override(text: str) -> str:
+    if text.lstrip("+") == "batch_size=auto":
+        raise argparse.ArgumentTypeError(f"{text}: must be a number, since all that is compared takes the same batches")
+    return text
 
 
 def count(text: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, Role, parse_config
+from harness.config import AUTO, Config, Role, parse_config
 from harness.errors import UserError, plural
 from harness.files import changed, read_object, read_sealed, remove_leftovers, sha256_of, write_json, write_sealed
 from harness.machine import versions
@@ -133,6 +133,8 @@ def finished_summary(folder: Path, config: Config) -> Summary | None:
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
     except (TypeError, KeyError, UserError):
         return None
+    if config.batch_size == AUTO:  # what it came to then
+        config = config.model_copy(update={"batch_size": begun.batch_size})
     # On another device a completed run is no less completed.
     same = begun.plain(Role.NO_BITS, Role.MACHINE) == config.plain(Role.NO_BITS, Role.MACHINE)
     if summary.status != COMPLETED or not same:

@@ -6,15 +6,16 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness.config import Config
+from harness.config import AUTO
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
+from harness.data.storage import in_words
 from harness.errors import UserError, plural
 from harness.models.build import build_model
 from harness.models.fitted import Resized
@@ -40,15 +41,16 @@ from harness.runs.folder import (
 )
 from harness.runs.interruption import Interrupted, Interruption
 from harness.runs.lock import held
+from harness.runs.memory import automatic_batch, free_bytes, largest_batch, step_bytes
 from harness.runs.pictures import draw, pictures
 from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
 from harness.runs.tracking import Tracker
 from harness.stages import identity as identities
 from harness.stages.walk import Walk, epochs_text
-from harness.training.devices import set_up
+from harness.training.devices import Compute, set_up
 from harness.training.learner import Learner
-from harness.training.loop import Batches, Predictions, evaluate
+from harness.training.loop import Batches, Predictions, Score, evaluate
 from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan, plan_text, rates_text
 from harness.training.schedule import make_plan
@@ -86,6 +88,7 @@ def _run_alone(request: Request) -> Summary:
     for warning in plan_warnings(config.scheduler, preview):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
     training = _prepare(request, preview)
+    request = training.request
     examined = _continue(training) if request.resume else None
     enter(request)
     if examined is not None:
@@ -97,7 +100,7 @@ def _run_alone(request: Request) -> Summary:
         _stopped(training, interrupted)
         raise
     except Exception as error:
-        explained = _explained(error, config)
+        explained = _explained(error, training)
         leave_behind(training, FAILED, explained)
         raise explained from error
     log_summary(summary, folder)
@@ -134,7 +137,8 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
     dataset = load_dataset(config.data)
-    count = len(dataset.train)
+    request = _with_batch_size(request, dataset, compute)
+    config, count = request.config, len(dataset.train)
     batches = {min(config.batch_size, count), count % config.batch_size or config.batch_size}
     learner = Learner(
         config,
@@ -158,6 +162,19 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
         walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}),
         rows=[],
     )
+
+
+def _with_batch_size(request: Request, dataset: Dataset, compute: Compute) -> Request:
+    """With the number of images that `batch_size=auto` comes to, which is recorded in its place."""
+    config = request.config
+    if config.batch_size != AUTO:
+        return request
+    model = build_model(config.model, dataset.shape, len(dataset.classes), [2])
+    size = automatic_batch(model, dataset.shape, len(dataset.train), compute)
+    log.info("batch_size=auto: %d", size)
+    others = (text for text in request.overrides if text.lstrip("+").partition("=")[0] != "batch_size")
+    overrides = (*others, f"batch_size={size}")
+    return replace(request, config=config.model_copy(update={"batch_size": size}), overrides=overrides)
 
 
 def _announce(request: Request, dataset: Dataset, model: nn.Module, plan: LrPlan) -> None:
@@ -220,10 +237,10 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             if profiler is not None:
                 batches = profiler.track(epoch, batches, batches_an_epoch, is_last=epoch + 1 == config.epochs)
             # Between checkpoints, finish the epoch: what it was begun from is not on the disk.
-            row = _epoch(training, epoch, interruption.guard(batches, can_stop=saved == epoch))
+            row, score = _epoch(training, epoch, interruption.guard(batches, can_stop=saved == epoch))
             training.rows.append(row)
-            _warn_if_diverged(training.rows)
             tracker.epoch(row)
+            _look_at_loss(training, score)
             display.finished(row)
             training.walk.passed(epoch + 1, lambda: _captured(training))
             is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best.epoch)
@@ -235,15 +252,15 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
 
 
-def _epoch(training: Training, epoch: int, batches: Batches) -> EpochRow:
-    """Train one epoch and validate."""
+def _epoch(training: Training, epoch: int, batches: Batches) -> tuple[EpochRow, Score]:
+    """Train one epoch and validate; the score is that of the training."""
     rates = _rates(training, epoch)
     began = time.perf_counter()
     score = training.learner.epoch(epoch, batches)
     training.compute.synchronize()
     trained = time.perf_counter()
     val = training.learner.score(training.loader.evaluation("val"))
-    return EpochRow(
+    row = EpochRow(
         epoch=epoch,
         lr=rates,
         train_loss=finite(score.loss),
@@ -254,6 +271,7 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> EpochRow:
         seconds=time.perf_counter() - began,
         reused=False,
     )
+    return row, score
 
 
 def _rates(training: Training, epoch: int) -> dict[str, float]:
@@ -266,15 +284,22 @@ def _rates(training: Training, epoch: int) -> dict[str, float]:
     return rates
 
 
-def _warn_if_diverged(rows: Sequence[EpochRow]) -> None:
-    """Say in which epoch the loss stopped being a number.
+def _look_at_loss(training: Training, score: Score) -> None:
+    """Say in which epoch and step the loss stopped being a number, and end the run where that is asked for.
 
-    The run goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
+    By default it goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
     """
-    lost = [None in (row.train_loss, row.val_loss) for row in rows]
-    if lost[-1] and not any(lost[:-1]):
-        where = f"epoch {rows[-1].epoch} at learning rate {rates_text(rows[-1].lr)}"
-        log.warning("training diverged in %s: losses that are no number are recorded as null", where)
+    lost = [None in (row.train_loss, row.val_loss) for row in training.rows]
+    config, row = training.request.config, training.rows[-1]
+    if not lost[-1] or (any(lost[:-1]) and not config.stop_on_nan):
+        return
+    step = "in validation" if score.lost_at is None else f"at step {score.lost_at}"
+    where = f"training diverged in epoch {row.epoch} {step} at learning rate {rates_text(row.lr)}"
+    half = ", precision=fp32" if training.compute.precision in ("bf16", "fp16") else ""
+    advice = f"a lower optimizer.lr, a schedule that begins lower (scheduler=warmup_multistep){half} may help"
+    if config.stop_on_nan:
+        raise UserError(f"stop_on_nan=true: {where}; {advice}, or stop_on_nan=false goes on")
+    log.warning("%s: losses that are no number are recorded as null; %s", where, advice)
 
 
 def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
@@ -309,14 +334,26 @@ def _tested(training: Training, tracker: Tracker, interruption: Interruption) ->
     return {"test_loss": finite(test.loss), "test_accuracy": test.accuracy, "weights_sha256": weights_sha256(model)}
 
 
-def _explained(error: Exception, config: Config) -> Exception:
+def _explained(error: Exception, training: Training) -> Exception:
     """A user's error in place of torch's where the user can mend it."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return UserError(f"batch_size={config.batch_size}: out of memory on {config.device}; must be smaller ({error})")
+    config, text = training.request.config, str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
+        return UserError(f"batch_size={config.batch_size}: {_memory_text(training)} ({text.splitlines()[0]})")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return UserError(
             f"compile=true: this network cannot be compiled here, must be false ({type(error).__name__}: {error})"
         )
-    if "does not have a deterministic implementation" in str(error):
+    if "does not have a deterministic implementation" in text:
         return UserError(f"deterministic=true: this network cannot keep it here, must be false ({error})")
     return error
+
+
+def _memory_text(training: Training) -> str:
+    """That a step does not fit, and which would."""
+    compute, shape, model = training.compute, training.dataset.shape, training.learner.model
+    size, free = training.request.config.batch_size, free_bytes(training.compute)
+    fits = largest_batch(model, shape, compute.precision, free, size - 1)
+    needed = step_bytes(model, shape, size, compute.precision)
+    about = "" if needed is None else f", a step needs about {in_words(needed)} and {in_words(free)} are free"
+    smaller = "" if fits is None else f", {fits} may fit"
+    return f"out of memory on {compute.device}{about}; must be smaller{smaller}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,10 +37,14 @@ Objective = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss in nats, and the fraction classified right, over all images of a pass."""
+    """Mean loss in nats, and the fraction classified right, over all images of a pass.
+
+    `lost_at` is the first batch, from 0, whose loss is no finite number.
+    """
 
     loss: float
     accuracy: float
+    lost_at: int | None
 
 
 def train_epoch(step: Step, batches: Batches, scheduler: LRScheduler) -> Score:
@@ -105,14 +110,21 @@ class _Tally:
         self.images = 0
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | int = 0
+        self._losses: list[Tensor] = []
 
     def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.images += len(labels)
-        self.loss += mean_loss.double() * len(labels)
+        self._losses.append(mean_loss.double() * len(labels))
+        self.loss += self._losses[-1]
         self.correct += (logits.argmax(dim=1) == labels).sum()
 
     def score(self) -> Score:
-        return Score(float(self.loss) / self.images, int(self.correct) / self.images)
+        loss = float(self.loss) / self.images
+        return Score(loss, int(self.correct) / self.images, None if math.isfinite(loss) else self._lost_at())
+
+    def _lost_at(self) -> int | None:
+        lost = torch.stack(self._losses).isfinite().logical_not().nonzero()
+        return int(lost[0]) if len(lost) else None  # the sum alone may be too large
 
 
 class Predictions:

@@ -143,8 +143,17 @@ def test_a_diverged_run_is_a_result_with_null_losses(small_run, tmp_path, caplog
     rows = read_rows(tmp_path)
     assert rows[-1]["val_loss"] is None
     assert rows[-1]["val_accuracy"] < 0.3
-    assert caplog.text.count("training diverged in epoch 0 at learning rate 1e+30") == 1
+    assert caplog.text.count("training diverged in epoch 0 at step 1 at learning rate 1e+30") == 1
     assert math.isnan(scalars(tmp_path)["val/loss"][-1][1])
+
+
+def test_a_run_that_is_to_stop_does_so_after_the_epoch_that_diverged_and_can_be_told_to_go_on(small_run, tmp_path):
+    diverging = ("optimizer=sgd", "optimizer.lr=1e30")
+    with pytest.raises(UserError, match=r"stop_on_nan=true: .* epoch 0 at step 1 at learning rate 1e\+30; a lower"):
+        small_run(tmp_path, *diverging, "stop_on_nan=true")
+    assert [row["train_loss"] for row in read_rows(tmp_path)] == [None]
+    assert read_sealed(tmp_path / "summary.json")["status"] == "failed"
+    assert small_run(tmp_path, *diverging, resume=True)["status"] == "completed"
 
 
 @pytest.mark.parametrize(
