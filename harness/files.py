@@ -104,8 +104,8 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed process left; call only while no other process writes there."""
-    for leftover in folder.glob(".*.tmp"):
+    """Delete the temporary files that a killed process left there and below; only while no other process writes there."""
+    for leftover in list(folder.rglob(".*.tmp")):
         leftover.unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+_MULTIRUN = ("-m", "--multirun")
 MODES = ("auto", "never", "null")
 
 
@@ -46,9 +47,13 @@ class CommandLine:
 
     @staticmethod
     def parse(arguments: Sequence[str]) -> CommandLine:
-        """From the arguments, without the plus signs of `resume` and of `plan_only`, which was not always a key."""
+        """From the arguments, without the plus signs of `resume` and of `plan_only`, which was not always a key.
+
+        A multirun's flag comes first: Hydra's parser takes no overrides before it and behind it.
+        """
         plus = re.compile(r"^(\+(?=plan_only=)|\+{1,2}(?=resume=))")
-        return CommandLine(tuple(plus.sub("", text) for text in arguments))
+        ordered = sorted(arguments, key=lambda text: text not in _MULTIRUN)
+        return CommandLine(tuple(plus.sub("", text) for text in ordered))
 
     @cached_property
     def overrides(self) -> tuple[Override, ...]:
@@ -58,7 +63,7 @@ class CommandLine:
     @property
     def is_multirun(self) -> bool:
         """Whether Hydra is asked for a multirun by a flag."""
-        return any(text in ("-m", "--multirun") for text in self.arguments)
+        return any(text in _MULTIRUN for text in self.arguments)
 
     def values(self, key: str) -> list[str]:
         """What was typed behind `key=`, in order, without quotes around it."""

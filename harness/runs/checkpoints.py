@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import remove_leftovers
 from harness.training.state import DamagedCheckpointError, TrainState, load_state, save_state
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,6 @@ class Checkpoints:
 
         `agreement` tells how many of a state's first epochs are as they should be.
         """
-        remove_leftovers(self.folder)
         passed_over: list[tuple[Path, str]] = []
         differs_at: int | None = None
         for path in reversed(self.files().values()):

@@ -20,6 +20,10 @@ from support.processes import forking
 NAMES = ("kills", "bytes", "fuzz", "disk", "images", "clock")
 
 
+def _nothing(shared: Path) -> None:
+    """What a campaign prepares that needs nothing."""
+
+
 @dataclass(frozen=True)
 class Campaign:
     """`what` it tries in a line, and `cases`, how many make it whole, the first `few` of them inside the tests.
@@ -33,7 +37,7 @@ class Campaign:
     cases: int
     few: int
     attempt: Callable[[random.Random, Path, Path], str]
-    prepare: Callable[[Path], None] = lambda shared: None
+    prepare: Callable[[Path], None] = _nothing
     seconds: float = 120.0
 
 
@@ -62,7 +66,11 @@ def run(name: str, numbers: Iterable[int], seed: int = 0, jobs: int = 1) -> Iter
     top = Path(tempfile.mkdtemp(prefix=f"campaign-{name}-"))
     try:
         (shared := top / "shared").mkdir()
-        campaign.prepare(shared)
+        preparing = forking().Process(target=campaign.prepare, args=(shared,))
+        preparing.start()
+        preparing.join()
+        if preparing.exitcode:
+            raise RuntimeError(f"{name}: what all cases need could not be made")
         with ThreadPoolExecutor(jobs) as pool:
             tried = pool.map(lambda number: (number, *_tried(name, seed, number, top)), numbers)
             for number, kind, failure in tried:

@@ -55,8 +55,6 @@ def test_out_of_memory_names_what_would_fit(small_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(learner, "train_epoch", no_room)
     monkeypatch.setattr("harness.runs.run.free_bytes", lambda _: 60_000)
-    with pytest.raises(
-        UserError, match=r"batch_size=48: out of memory on cpu, a step needs about .* must be smaller, 2 may fit"
-    ):
+    with pytest.raises(UserError, match=r"batch_size=48: out of memory .* needs about .* must be smaller, 2 may"):
         small_run(tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
