@@ -104,7 +104,7 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed process left there and below; only while no other process writes there."""
+    """Delete temporary files that a killed process left there or below; only while no other process writes there."""
     for leftover in list(folder.rglob(".*.tmp")):
         leftover.unlink(missing_ok=True)
 
