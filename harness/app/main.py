@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import job_title, message, typed_config
+from harness.app.sweep_folder import seen_from_here
 from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
 from harness.errors import UserError
@@ -37,7 +38,7 @@ def run_job(composed: DictConfig) -> None:
     Failures go to the job's log and summary.json before Hydra hears of them.
     """
     hydra = HydraConfig.get()
-    folder = _relative(Path(hydra.runtime.output_dir))
+    folder = seen_from_here(Path(hydra.runtime.output_dir))
     if hydra.mode == RunMode.RUN:
         _run(composed, hydra, folder)
     else:
@@ -54,13 +55,13 @@ def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
     spare_the_collector()
     name = hydra.runtime.choices.scheduler
     try:
-        config = typed_config(composed)
+        # Not the present one where hydra.job.chdir is set, or where a launcher runs its jobs in another folder.
+        start = Path(hydra.runtime.cwd)
+        config = _with_images_from(start, typed_config(composed))
         is_sweep = hydra.mode == RunMode.MULTIRUN
         _check_mode(config, is_sweep)
         setting = config.resume or ("auto" if is_sweep else None)
         resume = setting not in (None, "auto", "never") or (setting == "auto" and holds_run(folder))
-        # Not the present one where hydra.job.chdir is set.
-        start = Path(hydra.runtime.cwd)
         save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
         sharing = None if setting == "never" else _sharing(config, setting is not None, save_at, start)
         command = ("python", "train.py", *(o for o in hydra.overrides.task if not o.startswith("resume=")))
@@ -93,7 +94,8 @@ def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path)
         log.info(
             "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
         )
-    return Sharing(open_store(config.stages, _relative(start)), takes, config.stages.every, save_at)
+    stages = config.stages
+    return Sharing(open_store(stages, seen_from_here(start)), takes, stages.every, save_at, stages.overtake_after)
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -115,9 +117,13 @@ def main(entry: Callable[[], Any]) -> None:
         report_on_sweep(completed)
 
 
-def _relative(folder: Path) -> Path:
-    """The folder as seen from here, where it lies below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _with_images_from(start: Path, config: Config) -> Config:
+    """The configuration for a job that does not run in the folder where the user typed a relative `data.root`."""
+    root = getattr(config.data, "root", None)
+    if root is None or start == Path.cwd():
+        return config
+    data = config.data.model_copy(update={"root": str(start / root)})
+    return config.model_copy(update={"data": data})
 
 
 def _record_overrides(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> None:

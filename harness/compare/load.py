@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.record import METRICS_FILE, OVERRIDES, RUN_FILE, RUN_FILES, STATUSES, SUMMARY_FILE, EpochRow, best, finite
 
 # An epoch's numbers that may be absent.
@@ -108,7 +108,7 @@ def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> 
 
 def _name(path: Path, common: Path) -> str:
     inside = path.is_relative_to(common) and path != common
-    return _printable(path.relative_to(common).as_posix() if inside else path.name)
+    return printable(path.relative_to(common).as_posix() if inside else path.name, kept="")
 
 
 def _number(value: object) -> float | None:
@@ -125,12 +125,7 @@ def _integer(value: object) -> int | None:
 
 
 def _text(value: object) -> str:
-    return _printable(value) if isinstance(value, str) else ""
-
-
-def _printable(text: str) -> str:
-    """Text without signs that would break a line or steer a terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return printable(value, kept="") if isinstance(value, str) else ""
 
 
 def _mapping(value: object) -> dict[str, Any]:
