@@ -28,7 +28,9 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         status = 2
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error if isinstance(error, BrokenPipeError) else error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at the end complains
         status = 141
     except KeyboardInterrupt:

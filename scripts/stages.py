@@ -21,7 +21,6 @@ from harness.errors import UserError, printable, run_script
 from harness.stages.store import Entry, StageStore, open_store, verify
 from harness.training.plan import rates_text
 
-
 _WIDEST = 40  # characters of a cell
 
 

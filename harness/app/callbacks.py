@@ -121,6 +121,6 @@ def _tell(report: Report, folder: Path) -> None:
 def _lacks_results(done: int) -> UserError:
     jobs = f"of {plural(SweepPlanner.jobs, 'job')} " if SweepPlanner.jobs else ""
     return UserError(
-        f"hydra.sweep.dir={SweepPlanner.folder}: all jobs have ended, but {jobs}only {done} left a completed run there; "
-        "must be a folder that every job reaches, wherever it runs; the same command does what is missing"
+        f"hydra.sweep.dir={SweepPlanner.folder}: all jobs have ended, but {jobs}only {done} left a completed run "
+        "there; must be a folder that every job reaches, wherever it runs; the same command does what is missing"
     )

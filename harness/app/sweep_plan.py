@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -222,7 +222,9 @@ def _share(plan: _Plan, folder: Path, typed: Sequence[str], held: ExitStack) -> 
         "arguments": list(typed),
         "epochs_alone": tree.epochs_alone,
         "epochs_shared": tree.epochs_shared,
-        "runs": [{"overrides": list(job.overrides), "save_at": list(tree.save_at(n))} for n, job in enumerate(plan.jobs)],
+        "runs": [
+            {"overrides": list(job.overrides), "save_at": list(tree.save_at(n))} for n, job in enumerate(plan.jobs)
+        ],
     }
     write_sealed(folder / TREE, record)
     log.info(

@@ -251,7 +251,11 @@ class Claim:
 
     def __init__(self, lock: FileLock, path: Path) -> None:
         self._lock, self._path = lock, path
-        self._about = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        self._about = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
         # What the last holder left is not ours.
         _unlink(path)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.stages import keys
 from harness.stages.store import Claim, StageStore
 from harness.training.plan import LrPlan
@@ -154,7 +154,7 @@ class _Wait:
         who = f"process {about['process']} on {about.get('host')}" if "process" in about else "another process"
         since = f", which began at {about['since']}" if "since" in about else ""
         so_far = f" and has reached epoch {about['epoch']}" if "epoch" in about else ""
-        idle_text = "" if self._is_first else f"; no progress for {idle / 60:.0f} minutes"
+        idle_text = f"; no progress for {plural(int(idle / 60), 'minute')}" if idle >= 60 else ""
         text = f"{self.what} by {who}{since}{so_far}: {still}waiting for it{idle_text}"
         if idle >= _LONG:
             log.warning("%s; stop it if it hangs, or set stages.overtake_after=MINUTES to train them here", text)

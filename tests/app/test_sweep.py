@@ -339,7 +339,9 @@ def test_a_sweep_whose_jobs_leave_nothing_is_not_finished(tmp_path):
     done = train_with_launchers(tmp_path, "-m", *QUICK, "seed=0,1", "hydra/launcher=nowhere")
     assert done.returncode == 2
     sweep = tmp_path / "here" / "sweep"
-    assert f"error: hydra.sweep.dir={sweep}: all jobs have ended, but of 2 jobs only 0 left a completed run" in done.stderr
+    assert (
+        f"error: hydra.sweep.dir={sweep}: all jobs have ended, but of 2 jobs only 0 left a completed run" in done.stderr
+    )
     assert read_sealed(sweep / SWEEP)["finished"] is False
 
 
