@@ -175,7 +175,7 @@ def runs_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-# Spaces and quotes at the beginning are what some programs take away before they look; the last four are the wide forms.
+# Some programs take away spaces and quotes at the beginning before they look; the last four are the wide forms.
 _FORMULA = re.compile(r"[\s'\"]*[=+@\-\uFF1D\uFF0B\uFF0D\uFF20]")
 
 

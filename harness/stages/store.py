@@ -260,7 +260,7 @@ class Claim:
         _unlink(path)
 
     def reached(self, epoch: int) -> None:
-        """Give a sign of life at the boundary before an epoch; the claim holds without it, so a full disk is no harm."""
+        """Give a sign of life at the boundary before an epoch; the claim holds without, so a full disk is no harm."""
         with contextlib.suppress(UserError):
             write_text(self._path, json.dumps({**self._about, "epoch": epoch}), durable=False)
 
