@@ -11,7 +11,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -39,15 +39,18 @@ from harness.training.schedule import make_plan
 from tests.campaigns.campaign import Campaign
 
 _MILESTONES = ("[1]", "[2]", "[1,2]")
-_OWN = tuple(o for o in SMALL if not o.startswith(("scheduler", "epochs"))) + ("epochs=3", "scheduler=multistep")
+_OWN = (*(o for o in SMALL if not o.startswith(("scheduler", "epochs"))), "epochs=3", "scheduler=multistep")
 _YEAR = 365.25 * 24 * 60 * 60
 _ZONES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Kiritimati", "XYZ-25:59:59", "nonsense/zone", ":", "")
 _CLOCKS = ("plain", "stands still", "runs backwards", "jumps")
 _CLOCK_COLUMNS = ("seconds", "images_per_second", "seconds_to_target", "folder", "epochs_trained", "epochs_reused")
 
 
+_KILLED = 9
+
+
 class _Stopped(BaseException):
-    """A process that ends in the middle of a run."""
+    """Ends a run in the middle."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ class _Case:
         with ExitStack() as held:
             held.enter_context(mock.patch.dict(os.environ, TZ=self.rng.choice(_ZONES)))
             held.enter_context(mock.patch.object(time, "time", now))
-            held.enter_context(mock.patch.object(time, "time_ns", lambda: int(now() * 1e9)))
+            held.enter_context(mock.patch.object(time, "time_ns", side_effect=lambda: int(now() * 1e9)))
             time.tzset()
             yield
         time.tzset()
@@ -121,7 +124,8 @@ def _runs(case: _Case, shared: Path) -> str:
             start = partial(Request, *jobs[number], place, sharing=sharing)
             if rng.random() < 0.4:
                 with mock.patch.object(learner, "train_epoch", _stopping_after(rng.randrange(3))):
-                    _until_stopped(start(resume=False))
+                    with suppress(_Stopped):
+                        run(start(resume=False))
                 _disturb(case, odd, store)
             run(start(resume=place.exists()))
         _disturb(case, odd, store)
@@ -140,22 +144,18 @@ def _disturb(case: _Case, odd: str, store: StageStore) -> None:
         store.evict(store.limit_bytes)
 
 
-def _stopping_after(epochs: int) -> Callable[..., Any]:
+def _stopping_after(epochs: int, is_killed: bool = False) -> Callable[..., Any]:
+    """To be called for each epoch: trains so many, then the run, or its whole process, stops."""
     real, left = learner.train_epoch, iter(range(epochs))
 
     def train_epoch(*arguments: Any, **more: Any) -> Any:
         if next(left, None) is None:
+            if is_killed:
+                os._exit(_KILLED)
             raise _Stopped
         return real(*arguments, **more)
 
     return train_epoch
-
-
-def _until_stopped(request: Request) -> None:
-    try:
-        run(request)
-    except _Stopped:
-        pass
 
 
 def _continued(case: _Case, shared: Path) -> str:
@@ -163,7 +163,7 @@ def _continued(case: _Case, shared: Path) -> str:
     rng = case.rng
     command = ("-m", *_OWN, f"scheduler.milestones={','.join(_MILESTONES[:2])}")
     clocks = [rng.choice(_CLOCKS) for _ in range(2)]
-    _ended(_sweep(case, command, clocks[0], dies_after=rng.randrange(1, 5)), status=9)
+    _ended(_sweep(case, command, clocks[0], dies_after=rng.randrange(1, 5)), status=_KILLED)
     case.age()
     _ended(_sweep(case, command, clocks[1]))
     (folder,) = case.folder.glob("runs/*_sweep")
@@ -204,10 +204,10 @@ def _sweep(case: _Case, command: tuple[str, ...], clock: str, dies_after: int | 
             held.enter_context(undrawn())
             held.enter_context(here.clock(clock))
             if dies_after is not None:
-                held.enter_context(mock.patch.object(learner, "train_epoch", _stopping_after(dies_after)))
+                held.enter_context(
+                    mock.patch.object(learner, "train_epoch", _stopping_after(dies_after, is_killed=True))
+                )
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    except _Stopped:
-        status = 9
     except SystemExit as end:
         status = int(end.code or 0)
     finally:
