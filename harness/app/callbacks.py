@@ -60,9 +60,10 @@ class SweepPlanner(Callback):  # type: ignore[misc]
 
 def continued(line: CommandLine) -> CommandLine:
     """The command line with the folder of an unfinished sweep of the very same command, if there is one in runs/."""
-    SweepPlanner.typed = list(line.arguments)
+    # The same command, whether or not it also says in which folder the sweep lies.
+    SweepPlanner.typed = [text for text in line.arguments if not text.startswith("hydra.sweep.dir=")]
     is_fixed = line.values("hydra.sweep.dir") or set(line.values("resume")) - {"auto"}
-    folder = None if is_fixed else unfinished(line.arguments)
+    folder = None if is_fixed else unfinished(SweepPlanner.typed)
     if folder is None:
         return line
     print(f"continuing the unfinished sweep in {printable(str(folder))}; what is trained there is kept")

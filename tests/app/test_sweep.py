@@ -242,6 +242,28 @@ def test_a_sweep_that_is_refused_as_a_whole_leaves_no_folder(tmp_path, wrong, sa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_sweep_that_ends_before_its_first_job_leaves_no_folder(tmp_path, monkeypatch, is_begun):
+    open_folder(tmp_path / "sweep", ["-m"]).release()
+    if is_begun:
+        (tmp_path / "sweep" / "0_constant").mkdir()
+    monkeypatch.setattr(SweepPlanner, "folder", tmp_path / "sweep")
+    report_on_sweep(completed=False)
+    assert (tmp_path / "sweep" / SWEEP).exists() == is_begun == (tmp_path / "sweep").exists()
+
+
+def test_an_unfinished_sweep_goes_on_in_its_folder_also_when_the_command_names_it(tmp_path):
+    own = [o for o in QUICK if not o.startswith("hydra.sweep.dir")]
+    command = ["-m", *own, "scheduler=step", "scheduler.step_size=-1,2"]
+    first = train(tmp_path, *command)
+    assert first.returncode != 0
+    (sweep,) = (tmp_path / "runs").glob("*_sweep")
+    for again in ([], [f"hydra.sweep.dir=runs/{sweep.name}"]):
+        done = train(tmp_path, *command, *again)
+        assert "was already completed" in done.stdout
+    assert [path.name for path in (tmp_path / "runs").glob("*_sweep*")] == [sweep.name]
+
+
 def test_two_sweeps_of_one_second_have_two_folders(tmp_path):
     wanted = tmp_path / "runs" / "2026-01-01_00-00-00_sweep"
     assert [new_folder(wanted).name for _ in range(3)] == [wanted.name, f"{wanted.name}_2", f"{wanted.name}_3"]

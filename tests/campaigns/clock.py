@@ -123,9 +123,8 @@ def _runs(case: _Case, shared: Path) -> str:
         with case.clock(clock), store.sweep(tree.branch_keys if rng.random() < 0.5 else ()), undrawn():
             start = partial(Request, *jobs[number], place, sharing=sharing)
             if rng.random() < 0.4:
-                with mock.patch.object(learner, "train_epoch", _stopping_after(rng.randrange(3))):
-                    with suppress(_Stopped):
-                        run(start(resume=False))
+                with mock.patch.object(learner, "train_epoch", _stopping_after(rng.randrange(3))), suppress(_Stopped):
+                    run(start(resume=False))
                 _disturb(case, odd, store)
             run(start(resume=place.exists()))
         _disturb(case, odd, store)
