@@ -164,12 +164,14 @@ class CheckpointConfig(_Settings):
 
 class StagesConfig(_Settings):
     """The stage store: its folder (null: this process's memory alone), how many epochs lie between the states that a
-    run leaves there, and its limits."""
+    run leaves there, its limits, and for how many minutes without progress another process is waited for (null: for as
+    long as it lives)."""
 
     dir: str | None
     every: PositiveInt
     limit_gb: Annotated[float, Field(gt=0.0)]
     memory_mb: Annotated[float, Field(ge=0.0)]
+    overtake_after: Annotated[float, Field(gt=0.0)] | None = None
 
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]

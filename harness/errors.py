@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,12 +17,22 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script and exit with what it returns; a user's mistake is told on stderr, with exit status 2."""
+    """Run a script and exit with what it returns; a user's mistake is told on stderr, with exit status 2.
+
+    When whoever reads the output has enough of it, as `head` may, the script ends quietly with status 141, as one that
+    SIGPIPE stopped.
+    """
     try:
         status = main() or 0
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = 2
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error if isinstance(error, BrokenPipeError) else error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at the end complains
+        status = 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
@@ -32,6 +43,11 @@ def closest(word: str, known: Sequence[str]) -> str:
     """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Text without signs, but for the kept ones, that would steer a terminal or break a line of a log."""
+    return "".join(s if s.isprintable() or s in kept else "\N{REPLACEMENT CHARACTER}" for s in text)
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import rich
 from rich.table import Table
+from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness.app.compose import compose_config
-from harness.errors import UserError, run_script
+from harness.errors import UserError, printable, run_script
 from harness.stages.store import Entry, StageStore, open_store, verify
 from harness.training.plan import rates_text
+
+_WIDEST = 40  # characters of a cell
 
 
 def _list(store: StageStore) -> int:
@@ -26,16 +29,28 @@ def _list(store: StageStore) -> int:
     table = Table("key", "epochs", "last lr", "schedule", "seed", "MB", "last used", "", box=None)
     for entry in entries:
         note = entry.note()
-        used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         needed = "needed now" if entry.key in pinned else ""
-        rates = rates_text(lr) if isinstance(lr := note.get("lr"), dict) and lr else ""
-        shown = (note.get("epoch", ""), rates, note.get("scheduler", ""))
-        row = (entry.key[:8], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", used, needed)
-        table.add_row(*(str(cell) for cell in row))
+        shown = (note.get("epoch", ""), _rates(note.get("lr")), note.get("scheduler", ""))
+        row = (entry.key[:8], *shown, note.get("seed", ""), f"{entry.size / 1e6:.2f}", _when(entry.used), needed)
+        # As Text, since brackets in a note are no markup.
+        table.add_row(*(Text(printable(str(cell), kept="")[:_WIDEST]) for cell in row))
     if entries:
         rich.print(table)
     print(f"{_sum(entries)} in {store.folder}; the limit is {store.limit_bytes / 1e9:g} GB (stages.limit_gb)")
     return 0
+
+
+def _rates(noted: object) -> str:
+    """The learning rates in a note, which may be damaged."""
+    rates = noted if isinstance(noted, dict) else {}
+    return rates_text(rates) if rates and all(isinstance(rate, int | float) for rate in rates.values()) else ""
+
+
+def _when(seconds: float) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):  # a file may have a time that no calendar has
+        return "?"
 
 
 def _verify(store: StageStore) -> int:

@@ -21,6 +21,7 @@ from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import job_title, message, typed_config
 from harness.app.resume import check_agreement, resumed
+from harness.app.sweep_folder import seen_from_here
 from harness.app.sweep_plan import boundaries_to_save
 from harness.config import Config
 from harness.errors import UserError
@@ -43,7 +44,7 @@ def run_job(composed: DictConfig) -> None:
     Failures go to the job's log and summary.json before Hydra hears of them.
     """
     hydra = HydraConfig.get()
-    folder = _relative(Path(hydra.runtime.output_dir))
+    folder = seen_from_here(Path(hydra.runtime.output_dir))
     if hydra.mode == RunMode.RUN:
         _run(composed, hydra, folder)
     else:
@@ -82,15 +83,15 @@ def _request(composed: DictConfig, hydra: DictConfig, folder: Path, is_sweep: bo
     """What the job's composition asks for."""
     from harness.runs.request import Request
 
-    config = typed_config(composed)
+    # Not the present one where hydra.job.chdir is set, or where a launcher runs its jobs in another folder.
+    start = Path(hydra.runtime.cwd)
+    config = _with_images_from(start, typed_config(composed))
     _check_mode(config, is_sweep)
     overrides = tuple(text for text in hydra.overrides.task if not text.startswith("resume="))
     setting = config.resume or ("auto" if is_sweep else None)
     names_folder = setting not in (None, "auto", "never")
     if names_folder:
         check_agreement(folder, config, overrides)
-    # Not the present one where hydra.job.chdir is set.
-    start = Path(hydra.runtime.cwd)
     save_at = boundaries_to_save(start / hydra.sweep.dir, hydra.overrides.task) if is_sweep else ()
     return Request(
         config,
@@ -134,7 +135,8 @@ def _sharing(config: Config, takes: bool, save_at: tuple[int, ...], start: Path)
         log.info(
             "deterministic=false: epochs taken over from other runs are as good as own ones, but not equal in bits"
         )
-    return Sharing(open_store(config.stages, _relative(start)), takes, config.stages.every, save_at)
+    stages = config.stages
+    return Sharing(open_store(stages, seen_from_here(start)), takes, stages.every, save_at, stages.overtake_after)
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -179,6 +181,10 @@ def _say_what_goes_on(signal_name: str, again: str) -> None:
         remove_unused(Path(HydraConfig.get().runtime.output_dir))
 
 
-def _relative(folder: Path) -> Path:
-    """The folder as seen from here, where it lies below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _with_images_from(start: Path, config: Config) -> Config:
+    """The configuration for a job that does not run in the folder where the user typed a relative `data.root`."""
+    root = getattr(config.data, "root", None)
+    if root is None or start == Path.cwd():
+        return config
+    data = config.data.model_copy(update={"root": str(start / root)})
+    return config.model_copy(update={"data": data})

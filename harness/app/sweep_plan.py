@@ -2,160 +2,238 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from harness.app.arguments import Override
-from harness.app.compose import job_title, run_name, typed_config
+from harness.app.arguments import Override, quoted
+from harness.app.compose import job_title, message, run_name, typed_config
 from harness.app.job_lines import LOG, PlannedJobs
-from harness.app.sweep_folder import open_folder
+from harness.app.sweep_folder import TREE, new_folder, open_folder, seen_from_here
 from harness.config import Config
 from harness.errors import UserError
-from harness.files import write_json
-
-if TYPE_CHECKING:
-    from harness.stages.tree import StageTree
+from harness.files import read_sealed, write_sealed
+from harness.stages.tree import PlannedRun, StageTree, saving_text
 
 log = logging.getLogger(__name__)
 
-TREE = "tree.json"
+
+@dataclass(frozen=True)
+class Sweep:
+    """A multirun that has begun: its folder, absolute, and what is known of its jobs."""
+
+    folder: Path
+    jobs: PlannedJobs
 
 
 @contextmanager
-def begin(config: DictConfig, folder: Path, typed: Sequence[str]) -> Iterator[PlannedJobs]:
-    """Plan the multirun that `config` is about to start in `folder`; while entered, the store keeps what it needs.
+def begin(config: DictConfig, typed: Sequence[str]) -> Iterator[Sweep]:
+    """Plan the multirun that `config` is about to start; while entered, the store keeps what it needs.
 
     With `plan_only` the tree is drawn and the program ends.
 
     Raises:
-        UserError: when the folder belongs to another sweep or cannot be written.
+        UserError: when every job is refused, or when the folder belongs to another sweep or cannot be written.
     """
-    count, found = _jobs(config)
-    jobs, tree = _planned(found)
-    if jobs and jobs[0].config.plan_only:
-        import rich
-
-        rich.print(tree.drawn())
+    plan = _plan(config, typed)
+    if config.get("plan_only"):
+        plan.draw()
         raise SystemExit(0)
     with ExitStack() as held:
+        folder = _settled(config)
         held.enter_context(open_folder(folder, typed))
-        shares = bool(jobs) and jobs[0].config.resume != "never"
+        shares = bool(plan.jobs) and plan.jobs[0].config.resume != "never"
         if shares:
-            _share(jobs, tree, folder, held)
-        if jobs:
-            log.info("a line for each job; what it logs is in %s", folder / "*" / LOG)
-        epochs = tree.epochs_new if shares else [job.config.epochs for job in jobs]
-        widest = max((len(job.title) for job in jobs), default=0)
-        yield PlannedJobs(count, widest, {job.number: new for job, new in zip(jobs, epochs, strict=True)})
+            _share(plan, folder, typed, held)
+        if plan.jobs:
+            log.info("a line for each job; what it logs is in %s", seen_from_here(folder) / "*" / LOG)
+        yield Sweep(folder, plan.shown(shares))
 
 
 def boundaries_to_save(folder: Path, overrides: Sequence[str]) -> tuple[int, ...]:
     """The epochs before which the job with these overrides leaves its state, by the plan in the sweep's folder."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        for run in json.loads((folder / TREE).read_text())["runs"]:
-            if run["overrides"] == list(overrides):
-                return tuple(run["save_at"])
-    return ()
+    runs = (read_sealed(folder / TREE) or {}).get("runs", [])
+    return next((tuple(run["save_at"]) for run in runs if run["overrides"] == list(overrides)), ())
+
+
+def _settled(config: DictConfig) -> Path:
+    """The folder of the multirun: absolute, as jobs may run in other folders, and new where it is named by the time.
+
+    It is written into the configuration, from which Hydra composes those of the jobs.
+    """
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    if "${now:" in str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"]):
+        folder = new_folder(folder)
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+    return folder
 
 
 @dataclass(frozen=True)
 class _Job:
     number: int
     title: str
+    folder: str
     overrides: tuple[str, ...]
     config: Config
-    schedule: str
+    run: PlannedRun
 
 
-def _jobs(config: DictConfig) -> tuple[int, list[_Job]]:
-    """How many jobs Hydra's own sweeper has, and those of them that will not be refused, in its order.
+@dataclass(frozen=True)
+class _Plan:
+    """How many jobs there are, 0 where a sweeper decides on the way, those that can be planned, in Hydra's order, and
+    by number why the others cannot."""
 
-    Of other sweepers, which choose a job by the results of those before, nothing can be known: their runs share
-    what they happen to have in common.
+    count: int = 0
+    jobs: list[_Job] = field(default_factory=list)
+    refused: dict[int, Exception] = field(default_factory=dict)
+
+    @cached_property
+    def tree(self) -> StageTree:
+        """The stages of the jobs, in their order."""
+        return StageTree(tuple(job.run for job in self.jobs))
+
+    def draw(self) -> None:
+        """Print the tree, and which jobs are not in it.
+
+        Raises:
+            UserError: when there is nothing to draw.
+        """
+        import rich
+
+        if not self.jobs:
+            why = "; ".join({_text(error) for error in self.refused.values()}) or "its sweeper decides on the way"
+            raise UserError(f"plan_only=true: no job of this sweep can be planned; must be false ({why})")
+        rich.print(self.tree.drawn())
+        for number, error in self.refused.items():
+            print(f"job {number + 1} of {self.count} cannot be planned: {_text(error)}")
+
+    def shown(self, shares: bool) -> PlannedJobs:
+        """What the lines of the jobs are made from."""
+        epochs = self.tree.epochs_new if shares else [job.config.epochs for job in self.jobs]
+        widest = max((len(job.title) for job in self.jobs), default=0)
+        return PlannedJobs(self.count, widest, {job.number: new for job, new in zip(self.jobs, epochs, strict=True)})
+
+
+def _plan(config: DictConfig, typed: Sequence[str]) -> _Plan:
+    """What can be known of the jobs before they run. What is wrong with one job keeps none of the others from it.
+
+    Of sweepers other than Hydra's own, which choose a job by the results of those before, nothing can be known: their
+    runs share what they happen to have in common.
+
+    Raises:
+        UserError: when Hydra would refuse the sweep, every job is refused, or two would have the same folder.
     """
     if not str(config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
-        return 0, []
+        return _Plan()
+    try:
+        jobs = _overrides_by_job(config)
+        plan = _Plan(len(jobs))
+        swept = _swept(jobs)
+        for number, overrides in enumerate(jobs):
+            try:
+                plan.jobs.append(_job(number, _composed(config, overrides), swept))
+            except HydraException:
+                raise
+            except Exception as error:  # the job will fail in the same way when its turn comes, and say so in its line
+                plan.refused[number] = error
+    except HydraException as error:
+        raise UserError(message(error, typed)) from None
+    except Exception as error:  # also where a new Hydra keeps elsewhere what this needs of it
+        log.warning("the sweep cannot be planned, so its jobs share what they happen to find (%s)", _text(error))
+        return _Plan()
+    _check(plan)
+    return plan
+
+
+def _check(plan: _Plan) -> None:
+    if not plan.jobs and plan.refused and all(isinstance(error, UserError) for error in plan.refused.values()):
+        raise plan.refused[0]
+    first: dict[str, int] = {}
+    for job in plan.jobs:
+        if (other := first.setdefault(job.folder, job.number)) != job.number:
+            raise UserError(
+                f"hydra.sweep.subdir={job.folder}: is the folder of jobs {other + 1} and {job.number + 1}; must be "
+                "another one for each job, as with ${hydra.job.num} in it"
+            )
+
+
+def _overrides_by_job(config: DictConfig) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    loader = GlobalHydra.instance().config_loader()
     params = config.hydra.sweeper.get("params") or {}
     arguments = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    found = []
-    try:
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-        jobs = BasicSweeper.split_arguments(overrides, None)[0]
-        for number, job in enumerate(jobs):
-            composed = loader.load_sweep_config(config, list(job))
-            with suppress(UserError):
-                found.append(_job(number, composed))
-    except HydraException:
-        return 0, []  # Hydra will say what is wrong when it comes there itself
-    return len(jobs), found
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    jobs: list[list[str]] = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)[0]
+    return jobs
 
 
-def _job(number: int, composed: DictConfig) -> _Job:
-    overrides = tuple(composed.hydra.overrides.task)
-    schedule = str(composed.hydra.runtime.choices.scheduler)
-    title = job_title(schedule, composed.hydra.job.override_dirname)
-    with open_dict(composed):
-        del composed["hydra"]
-    return _Job(number, title, overrides, typed_config(composed), schedule)
+def _composed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    return GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
 
 
-def _planned(jobs: Sequence[_Job]) -> tuple[list[_Job], StageTree]:
-    """The jobs whose schedule can be planned, and their tree, in the same order."""
+def _job(number: int, composed: DictConfig, swept: set[str]) -> _Job:
+    """One job, its keys computed: any exception but those of composition is raised here or never."""
     # They import torch, which a command line that is only checked need not wait for.
     from harness.machine import spare_the_collector
     from harness.stages.identity import as_asked, settings
-    from harness.stages.tree import PlannedRun, StageTree
     from harness.training.optim import preview_optimizer
     from harness.training.schedule import make_plan
 
     spare_the_collector()
-    swept = _swept(jobs)
-    kept, runs = [], []
-    for job in jobs:
-        shown = [o for o in job.overrides if Override.parse(o).key in swept]
-        name = run_name("__".join([f"scheduler={job.schedule}", *shown]))
-        with suppress(UserError):
-            plan = make_plan(job.config.scheduler, preview_optimizer(job.config.optimizer), job.config.epochs)
-            runs.append(PlannedRun(name, settings(job.config), plan, as_asked(job.config)))
-            kept.append(job)
-    return kept, StageTree(tuple(runs))
+    overrides = tuple(composed.hydra.overrides.task)
+    schedule = str(composed.hydra.runtime.choices.scheduler)
+    title = job_title(schedule, composed.hydra.job.override_dirname)
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+        folder = str(composed.hydra.sweep.subdir)
+        del composed["hydra"]
+    config = typed_config(composed)
+    plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
+    name = run_name("__".join([f"scheduler={schedule}", *(o for o in overrides if Override.parse(o).key in swept)]))
+    run = PlannedRun(name, settings(config), plan, as_asked(config))
+    assert len(run.keys) == len(run.nodes)
+    return _Job(number, title, folder, overrides, config, run)
 
 
-def _swept(jobs: Sequence[_Job]) -> set[str]:
+def _swept(jobs: Sequence[Sequence[str]]) -> set[str]:
     """The keys that tell jobs apart in a drawing: those that differ, but for the schedule's name and the seed."""
     values: dict[str, set[str]] = {}
-    for job in jobs:
-        for override in job.overrides:
-            values.setdefault(Override.parse(override).key, set()).add(override)
+    for text in {text for job in jobs for text in job}:
+        values.setdefault(Override.parse(text).key, set()).add(text)
     return {key for key, found in values.items() if len(found) > 1} - {"scheduler", "seed"}
 
 
-def _share(jobs: Sequence[_Job], tree: StageTree, folder: Path, held: ExitStack) -> None:
+def _share(plan: _Plan, folder: Path, typed: Sequence[str], held: ExitStack) -> None:
     """Write the plan for the jobs, and have the store keep what they need."""
     from harness.stages.store import open_store
-    from harness.stages.tree import saving_text
 
+    tree = plan.tree
     record: dict[str, Any] = {
+        "arguments": list(typed),
         "epochs_alone": tree.epochs_alone,
         "epochs_shared": tree.epochs_shared,
-        "runs": [{"overrides": job.overrides, "save_at": tree.save_at(n)} for n, job in enumerate(jobs)],
+        "runs": [
+            {"overrides": list(job.overrides), "save_at": list(tree.save_at(n))} for n, job in enumerate(plan.jobs)
+        ],
     }
-    write_json(folder / TREE, record)
+    write_sealed(folder / TREE, record)
     log.info(
         "stage tree: %d runs of %d epochs in all, %d to train (%s)",
-        len(jobs), tree.epochs_alone, tree.epochs_shared, saving_text(tree.epochs_alone, tree.epochs_shared),
+        len(plan.jobs), tree.epochs_alone, tree.epochs_shared, saving_text(tree.epochs_alone, tree.epochs_shared),
     )  # fmt: skip
-    held.enter_context(open_store(jobs[0].config.stages).sweep(tree.branch_keys))
+    held.enter_context(open_store(plan.jobs[0].config.stages).sweep(tree.branch_keys))
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.app.compose import compose_config
-from harness.app.sweep_plan import TREE
+from harness.app.sweep_folder import TREE
 from harness.benchmarks import ROOT
 from harness.benchmarks.study import Row, Study, output, parser, table
 from harness.errors import UserError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.files import changed, read_sealed
 from harness.record import (
     EARLIER_OVERRIDES,
@@ -121,7 +121,7 @@ def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> 
 
 def _name(path: Path, common: Path) -> str:
     inside = path.is_relative_to(common) and path != common
-    return _printable(path.relative_to(common).as_posix() if inside else path.name)
+    return printable(path.relative_to(common).as_posix() if inside else path.name, kept="")
 
 
 def _number(value: object) -> float | None:
@@ -138,12 +138,7 @@ def _integer(value: object) -> int | None:
 
 
 def _text(value: object) -> str:
-    return _printable(value) if isinstance(value, str) else ""
-
-
-def _printable(text: str) -> str:
-    """Text without signs that would break a line or steer a terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return printable(value, kept="") if isinstance(value, str) else ""
 
 
 def _mapping(value: object) -> dict[str, Any]:

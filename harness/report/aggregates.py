@@ -68,8 +68,10 @@ def _new_folder(output: Path, name: str, taken: Sequence[Path]) -> Path:
 
 def _replace(folder: Path, content: bytes) -> None:
     old = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-    # A new name, later in the alphabet: a TensorBoard that is watching reads on there.
-    write_atomic(folder / f"events.out.tfevents.{time.time_ns()}{_SUFFIX}", content)
+    # A new name, later in the alphabet, also where the clock was set back: a TensorBoard that watches reads on there.
+    earlier = (re.search(r"\.(\d{1,19})\.", path.name) for path in old)
+    number = max([time.time_ns(), *(int(found[1]) + 1 for found in earlier if found)])
+    write_atomic(folder / f"events.out.tfevents.{number:019}{_SUFFIX}", content)
     for path in old:
         path.unlink()
 

@@ -48,12 +48,16 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
     left_out: {name of run: why it is in no statistic}
     equal_plans: sets of labels that have the same learning rate in every epoch; they are not merged
     problems: what was not sound in the files, sentences
+
+In `runs.csv` a text that a spreadsheet would take for a formula, as it begins with = + - or @, has a ' before it.
+Numbers are numbers, negative ones too.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -63,6 +67,7 @@ from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
 from harness.compare.metrics import CURVES, FINAL_ACCURACY, METRICS
 from harness.compare.results import Result, aggregate
+from harness.errors import printable
 from harness.record import finite, flatten
 
 
@@ -164,10 +169,26 @@ def runs_csv(comparison: Comparison) -> str:
     rows = [_run_row(run, comparison, places.get(run.name)) for run in comparison.runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_spreadsheet_cell, columns))
+    writer.writerows([_spreadsheet_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
+
+
+# Some programs take away spaces and quotes at the beginning before they look; the last four are the wide forms.
+_FORMULA = re.compile(r"[\s'\"]*[=+@\-\uFF1D\uFF0B\uFF0D\uFF20]")
+
+
+def _spreadsheet_cell(value: Any) -> Any:
+    """The value as a cell that no program runs as a formula; numbers, as such or as text, stay what they are."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, kept="")
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) is not None
 
 
 def _run_row(run: Run, comparison: Comparison, place: tuple[int, str] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from html import escape
 from harness.compare.comparison import Comparison
 from harness.compare.groups import Group
 from harness.compare.metrics import ACCURACY, LOSS, TERMINAL
-from harness.errors import plural
+from harness.errors import plural, printable
 from harness.report import words
 from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph, Picture, Table
 from harness.report.content import left_out_lines, not_shown, results_table, scope
@@ -72,23 +72,23 @@ def html_page(blocks: Sequence[Block], drawings: Mapping[str, str]) -> str:
 def _block(block: Block, drawings: Mapping[str, str]) -> str:
     match block:
         case Heading(text, level):
-            return f"<h{level}>{escape(text)}</h{level}>"
+            return f"<h{level}>{_html(text)}</h{level}>"
         case Paragraph(text):
-            return f"<p>{escape(text)}</p>"
+            return f"<p>{_html(text)}</p>"
         case Bullets(items):
-            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+            return "<ul>" + "".join(f"<li>{_html(item)}</li>" for item in items) + "</ul>"
         case Table(columns, rows):
             return _table(columns, rows)
         case Picture(name, caption):
             drawing = _inline(drawings[name], caption)
-            return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
+            return f"<figure>{drawing}<figcaption>{_html(caption)}</figcaption></figure>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     text = [all(row[index].value is None for row in rows) for index in range(len(columns))]
     kinds = [' class="text"' if is_text else "" for is_text in text]
     head = "".join(
-        f'<th scope="col"{kind}><button type="button">{escape(name.strip())}</button></th>'
+        f'<th scope="col"{kind}><button type="button">{_html(name.strip())}</button></th>'
         for name, kind in zip(columns, kinds, strict=True)
     )
     body = "\n".join(
@@ -99,14 +99,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _cell(cell: Cell, kind: str) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    return f"<td{kind}{value}>{escape(cell.text)}</td>"
+    return f"<td{kind}{value}>{_html(cell.text)}</td>"
 
 
 def _inline(svg: str, caption: str) -> str:
     """The drawing without its XML prologue and metadata, named for screen readers."""
     drawing = svg[svg.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    return drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    return drawing.replace("<svg ", f'<svg role="img" aria-label="{_html(caption)}" ', 1)
+
+
+def _html(text: str) -> str:
+    return escape(printable(text))
 
 
 _WIDTH = 110  # characters of a line on the terminal
@@ -139,7 +143,7 @@ def _escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(printable(text).split())
 
 
 def terminal_text(comparison: Comparison) -> str:
@@ -164,7 +168,7 @@ def terminal_text(comparison: Comparison) -> str:
         parts.append("Left out:\n" + _some(left_out_lines(comparison, _TERMINAL_LINES)))
     if comparison.problems:
         parts.append("Not sound in the files:\n" + _some(list(comparison.problems)))
-    return "\n\n".join(parts)
+    return printable("\n\n".join(parts))
 
 
 def _budget_lines(comparison: Comparison) -> str:

@@ -3,7 +3,8 @@
 A folder may be used by many processes and machines at once. An entry is a file that is there whole or not at all,
 with its checksum inside; two writers of one name write the same state, so it does not matter who comes last. What
 makes entries worth keeping, and whether a claimed stretch of epochs is being trained, hangs on file locks, which the
-operating system drops when their process ends, however it ends.
+operating system drops when their process ends, however it ends. An entry is checked against damage, not against fraud:
+whoever may write here can put another state in the place of one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import json
 import logging
 import os
+import socket
 import time
 import uuid
 from collections import OrderedDict
@@ -84,7 +86,7 @@ class StageStore:
         path = self._path(name)
         try:
             state = load_state(path)
-            if name not in keys.names_of(state.identity, [row.lr for row in state.rows]):
+            if name not in _names_of(state):
                 raise DamagedCheckpointError(f"{path}: holds another state than its name says")
         except DamagedCheckpointError as error:
             if self._exists(name):  # else it was evicted meanwhile
@@ -114,22 +116,26 @@ class StageStore:
             # again.
             self._keep_to_limit(save_state(path, state, durable=False))
 
-    def claim(self, name: str, seconds: float) -> FileLock | None:
-        """The lock, acquired, of whoever trains the epochs that lead to this state; None while another process has it.
+    def claim(self, name: str, seconds: float) -> Claim | None:
+        """The claim of whoever trains the epochs that lead to this state; None while another process has it.
 
         Raises:
             UserError: when the folder cannot be written.
         """
-        assert self.folder is not None
-        claims = self.folder / _CLAIMS
-        lock = FileLock(claims / f"{name.replace('/', '-')}.lock")
-        with _as_user_error(claims):
-            claims.mkdir(parents=True, exist_ok=True)
+        path = self._claim_path(name)
+        lock = FileLock(path.with_suffix(".lock"))
+        with _as_user_error(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=seconds)
             except Timeout:
                 return None
-        return lock
+        return Claim(lock, path)
+
+    def holder(self, name: str) -> dict[str, Any]:
+        """What the holder of a claim says of itself (`Claim`); empty where that is lost, and changed by each sign of
+        life."""
+        return read_object(self._claim_path(name))
 
     @contextlib.contextmanager
     def sweep(self, needed: Iterable[str]) -> Iterator[None]:
@@ -170,7 +176,7 @@ class StageStore:
             if _is_free(pins.with_suffix(".lock")):
                 _unlink(pins, pins.with_suffix(".lock"))
                 continue
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 needed.update(json.loads(pins.read_text()))
         return needed
 
@@ -194,7 +200,8 @@ class StageStore:
         old = time.time() - _A_DAY
         gone = [*self._files(_DAMAGED)]
         gone += [path for path in self._files(".tmp") if _modified(path) < old]
-        gone += [path for path in (self.folder / _CLAIMS).glob("*.lock") if _modified(path) < old and _is_free(path)]
+        claims = [path for path in (self.folder / _CLAIMS).glob("*.lock") if _modified(path) < old and _is_free(path)]
+        gone += [*claims, *(about for path in claims if (about := path.with_suffix(_NOTE)).exists())]
         notes = (note for note in self._files(_NOTE) if not note.with_suffix(_STATE).exists())
         gone += [note for note in notes if _modified(note) < old]
         _unlink(*gone)
@@ -220,6 +227,10 @@ class StageStore:
             need = f"the running sweep needs {self._bytes_on_disk / 1e9:.2f} GB, which are kept until it is over"
             log.warning("stages.limit_gb=%g: %s", self.limit_bytes / 1e9, need)
 
+    def _claim_path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / _CLAIMS / f"{name.replace('/', '-')}{_NOTE}"
+
     def _exists(self, name: str) -> bool:
         try:
             return self.folder is not None and self._path(name).exists()
@@ -229,6 +240,34 @@ class StageStore:
     def _path(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{name}{_STATE}"
+
+
+class Claim:
+    """The right to train the epochs that lead to a state, held until `release` or the end of the process.
+
+    A file beside the lock tells those who wait of the holder: `process`, `host`, `since`, a time for people, and
+    `epoch`, the boundary that it has reached.
+    """
+
+    def __init__(self, lock: FileLock, path: Path) -> None:
+        self._lock, self._path = lock, path
+        self._about = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
+        # What the last holder left is not ours.
+        _unlink(path)
+
+    def reached(self, epoch: int) -> None:
+        """Give a sign of life at the boundary before an epoch; the claim holds without, so a full disk is no harm."""
+        with contextlib.suppress(UserError):
+            write_text(self._path, json.dumps({**self._about, "epoch": epoch}), durable=False)
+
+    def release(self) -> None:
+        """Let others have it."""
+        _unlink(self._path)
+        self._lock.release()
 
 
 class _Memory:
@@ -278,6 +317,14 @@ def verify(entries: Sequence[Entry], store: StageStore) -> list[Entry]:
     """Read every entry and return the damaged ones, which are set aside."""
     checked = StageStore(store.folder, store.limit_bytes, memory_bytes=0)
     return [entry for entry in entries if checked.get(entry.name) is None]
+
+
+def _names_of(state: TrainState) -> tuple[str, ...]:
+    """The names that a state may be filed under; none where it is no state of a run."""
+    try:
+        return keys.names_of(state.identity, [row.lr for row in state.rows])
+    except Exception:  # its file has a digest that fits, but anything may stand in it
+        return ()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from rich.text import Text
 from rich.tree import Tree
 
 from harness.stages import keys
@@ -127,7 +128,7 @@ class StageTree:
             names = [run.name for run in going_on]
             more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
             line = f"epochs {epoch} to {end - 1}, lr {rates}: {', '.join(names[:_NAMES])}{more}"
-            self._draw(parent.add(line), going_on, end)
+            self._draw(parent.add(Text(line)), going_on, end)
 
 
 def saving_text(alone: int, shared: int) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock
-
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.stages import keys
-from harness.stages.store import StageStore
+from harness.stages.store import Claim, StageStore
 from harness.training.plan import LrPlan
 from harness.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_WORDS = 60.0
+_LONG = 600.0  # seconds without progress after which somebody should look
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,15 @@ class Sharing:
     """How a run uses the stage store: whether it takes states from it, and at which epochs it leaves some there.
 
     `save_at` are the boundaries at which a sibling of the same sweep departs; to these come the multiples of `every`.
+    Where another process trains the same epochs but gets no further for `overtake_after` minutes, the run trains them
+    itself; without that it waits as long as the other lives.
     """
 
     store: StageStore
     takes: bool
     every: int
     save_at: tuple[int, ...] = ()
+    overtake_after: float | None = None
 
 
 class Walk:
@@ -40,7 +44,7 @@ class Walk:
         self._sharing, self._note, self._plan = sharing, note, plan
         self._names = keys.names(identity, (plan.by_group(epoch) for epoch in range(plan.epochs)))
         self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
-        self._claim: FileLock | None = None
+        self._claim: Claim | None = None
         self._claimed_to = 0
 
     def __enter__(self) -> Walk:
@@ -73,7 +77,7 @@ class Walk:
         target = next(stop for stop in self._stops if stop > epoch)
         if self._sharing.store.folder is not None:
             try:
-                self._claim = self._acquired(self._sharing.store, epoch, target, check)
+                self._claim = self._acquired(self._sharing, epoch, target, check)
             except UserError as error:
                 log.warning("%s; the run goes on by itself", error)
                 self._sharing = None
@@ -87,6 +91,8 @@ class Walk:
 
     def passed(self, epoch: int, capture: Callable[[], TrainState]) -> None:
         """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past."""
+        if self._claim is not None:
+            self._claim.reached(epoch)
         if self._sharing is None or not (epoch in self._stops or epoch % self._sharing.every == 0):
             return
         name = self._names[epoch]
@@ -98,14 +104,18 @@ class Walk:
         except UserError as error:
             log.warning("%s; the run goes on without leaving its state there", error)
 
-    def _acquired(self, store: StageStore, epoch: int, target: int, check: Callable[[], None]) -> FileLock:
-        claim = store.claim(self._names[target], seconds=0)
-        if claim is None:
-            are = "is" if target == epoch + 1 else "are"
-            log.info("%s %s being trained by another process: waiting for it", epochs_text(epoch, target - 1), are)
+    def _acquired(self, sharing: Sharing, epoch: int, target: int, check: Callable[[], None]) -> Claim | None:
+        """The claim on the epochs up to `target`, once it is free; None when its holder is to be overtaken."""
+        store, name = sharing.store, self._names[target]
+        claim, wait = store.claim(name, seconds=0), _Wait(epoch, target)
         while claim is None:
+            minutes = wait.look(store.holder(name)) / 60
+            if sharing.overtake_after is not None and minutes >= sharing.overtake_after:
+                log.warning("stages.overtake_after=%g: %s here, too", sharing.overtake_after, wait.what)
+                return None
             check()
-            claim = store.claim(self._names[target], _SECONDS_BETWEEN_LOOKS)
+            claim = store.claim(name, _SECONDS_BETWEEN_LOOKS)
+        claim.reached(epoch)
         return claim
 
     def _release(self) -> None:
@@ -113,6 +123,44 @@ class Walk:
         if self._claim is not None:
             self._claim.release()
             self._claim = None
+
+
+class _Wait:
+    """Waiting for a claim: whom for, and since when it gives no sign of life, by this process's own clock."""
+
+    def __init__(self, epoch: int, target: int) -> None:
+        are = "is" if target == epoch + 1 else "are"
+        self.what = f"{epochs_text(epoch, target - 1)} {are} trained"
+        self._holder: dict[str, Any] = {}
+        self._moved = self._next_word = time.monotonic()
+        self._is_first = True
+
+    def look(self, holder: dict[str, Any]) -> float:
+        """Take in what `StageStore.holder` says now, and log it at first and every minute.
+
+        Returns the seconds since it last changed.
+        """
+        now = time.monotonic()
+        if holder != self._holder:
+            self._holder, self._moved = holder, now
+        if now >= self._next_word:
+            self._next_word = now + _SECONDS_BETWEEN_WORDS
+            self._say(now - self._moved)
+            self._is_first = False
+        return now - self._moved
+
+    def _say(self, idle: float) -> None:
+        about, still = self._holder, "" if self._is_first else "still "
+        who = f"process {about['process']} on {about.get('host')}" if "process" in about else "another process"
+        since = f", which began at {about['since']}" if "since" in about else ""
+        so_far = f" and has reached epoch {about['epoch']}" if "epoch" in about else ""
+        idle_text = f"; no progress for {plural(int(idle / 60), 'minute')}" if idle >= 60 else ""
+        text = f"{self.what} by {who}{since}{so_far}: {still}waiting for it{idle_text}"
+        if idle >= _LONG:
+            log.warning("%s; stop it if it hangs, or set stages.overtake_after=MINUTES to train them here", text)
+        else:
+            # A person who sees nothing else for a minute is told even where a sweep shows no more than a line a job.
+            log.info("%s", text, extra={"is_news": not self._is_first})
 
 
 def epochs_text(first: int, last: int) -> str:

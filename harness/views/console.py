@@ -15,6 +15,7 @@ import rich
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from harness.errors import printable
 from harness.record import EpochRow
 from harness.training.plan import rates_text
 
@@ -44,7 +45,7 @@ _warned: set[str] = set()
 def shown_as(job: Job) -> Iterator[Job]:
     """While entered, the console has this job's errors, and its warnings unless an earlier job had the same.
 
-    What else it logs is for its log file.
+    What else it logs is for its log file, unless the record has a true `is_news`.
     """
     _jobs.append(job)
     try:
@@ -58,13 +59,21 @@ def say(line: str) -> None:
     _print(rich.get_console(), line)
 
 
+class DatedFormatter(logging.Formatter):
+    """Lines of a log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One message with its time and level, and a traceback where there is one."""
+        return printable(super().format(record))
+
+
 class ConsoleHandler(logging.Handler):
     """Prints log messages through rich's shared console, above a live progress bar; errors go to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; warnings and errors are marked."""
         message = record.getMessage()
-        if _jobs and not _is_shown(_jobs[-1], record.levelno, message):
+        if _jobs and not (_is_shown(_jobs[-1], record.levelno, message) or getattr(record, "is_news", False)):
             return
         text = f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
         if _jobs:
@@ -113,7 +122,7 @@ def _explained(error: Any, text: str) -> str:
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.print(printable(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class EpochDisplay:
@@ -131,7 +140,8 @@ class EpochDisplay:
         self._last_line: float | None = None
         self._bar: Progress | None = None
         if rich.get_console().is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[numbers]}"))
+            title, numbers = "{task.description}", "{task.fields[numbers]}"
+            columns = (TextColumn(title, markup=False), BarColumn(10), TextColumn(numbers, markup=False))
             self._bar = Progress(*columns, transient=bool(_jobs))
 
     def __enter__(self) -> EpochDisplay:
@@ -151,7 +161,7 @@ class EpochDisplay:
         if self._bar is None:
             yield from batches
             return
-        where = f"{_jobs[-1].number} {_jobs[-1].title}  " if _jobs else ""
+        where = printable(f"{_jobs[-1].number} {_jobs[-1].title}  ", kept="") if _jobs else ""
         self._bar.update(self._task, completed=0, description=f"{where}epoch {epoch}/{self.epochs - 1}")
         for batch in batches:
             yield batch

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import plotext
 import rich
+from rich.markup import escape
 from rich.table import Table
 
 from harness.config import Config
-from harness.errors import plural
+from harness.errors import plural, printable
 from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan
 from harness.training.schedule import make_plan
 from harness.training.schedule_rules import plan_warnings
+from harness.views.console import say
 from harness.views.curves import plot_plan
 
 # A smooth schedule changes in every epoch: more rows than this are cut in the middle.
@@ -34,19 +36,20 @@ def show(config: Config, name: str, picture: Path) -> LrPlan:
     console = rich.get_console()
     console.print(_table(plan, name))
     for warning in plan_warnings(config.scheduler, plan):
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        text = printable(f"warning: {warning}")
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     print(_drawing(plan, min(console.width, 100)))
     plot_plan(picture, plan, f"schedule {name}, {plan.epochs} epochs")
-    console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    say(f"picture: {picture}")
     return plan
 
 
 def _table(plan: LrPlan, name: str) -> Table:
     title = f"schedule {name}: {plural(len(plan.changes), 'change')} in {plan.epochs} epochs"
-    table = Table(title=title, min_width=len(title))
+    table = Table(title=escape(printable(title)), min_width=len(title))
     table.add_column("from epoch", justify="right")
     for group in plan.groups:
-        table.add_column(f"lr {group}", justify="right")
+        table.add_column(escape(printable(f"lr {group}")), justify="right")
     starts = [0, *(change.epoch for change in plan.changes)]
     cut = len(starts) > _MOST_ROWS
     for position, epoch in enumerate(starts):

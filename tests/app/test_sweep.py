@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from support.small_runs import SMALL, train, train_command
+from omegaconf import OmegaConf
+from support.processes import run_script
+from support.run_folders import write_run
+from support.small_runs import ROOT, SMALL, train, train_command
 
+from harness.app import sweep_plan
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import run_name
 from harness.app.job_lines import JobLines, PlannedJobs
-from harness.app.sweep_folder import SWEEP, open_folder
+from harness.app.sweep_folder import SWEEP, TREE, new_folder, open_folder
+from harness.errors import UserError
+from harness.files import read_sealed, write_sealed
 from harness.record import Summary
 from harness.views.console import ConsoleHandler
 
@@ -171,25 +177,202 @@ def test_an_unfinished_sweep_is_continued_unless_that_is_refused(monkeypatch, mo
     assert ("hydra.sweep.dir='runs/begun'" in continued(CommandLine.parse(command)).arguments) == is_continued
 
 
-def test_a_sweep_killed_in_its_report_is_unfinished(tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no ink")])
+def test_a_sweep_that_ended_in_its_report_is_unfinished_and_says_so(tmp_path, monkeypatch, error, caplog):
+    def ends(*_):
+        raise error
 
     open_folder(tmp_path, ["-m"]).release()
+    write_run(tmp_path / "0")
     monkeypatch.setattr(SweepPlanner, "folder", tmp_path)
-    monkeypatch.setattr("harness.report.write.write_report", killed)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("harness.report.write.write_report", ends)
+    with pytest.raises(type(error)):
         report_on_sweep(completed=True)
     assert json.loads((tmp_path / SWEEP).read_text())["finished"] is False
+    if isinstance(error, Exception):
+        report_on_sweep(completed=False)  # how the sweep itself ended is on its way up already
+        assert "no report: no ink" in caplog.text
+
+
+def test_a_job_that_cannot_be_planned_takes_nothing_from_the_others(tmp_path):
+    done = train(tmp_path, "-m", *QUICK, "scheduler=cosine", "scheduler.T_max=0,4,5")
+    assert done.returncode != 0
+    assert "stage tree: 2 runs of 6 epochs in all, 5 to train" in done.stdout
+    assert "job 1 of 3 cosine T_max=0  error: " in done.stderr
+    summaries = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/summary.json"))]
+    assert [summary["status"] for summary in summaries] == ["failed", "completed", "completed"]
+    assert summaries[2]["epochs_reused"] == 1
+    assert read_sealed(tmp_path / "sweep" / SWEEP)["finished"] is False
+    assert "report: sweep/report/report.md" in done.stdout
+
+
+def test_a_sweep_that_cannot_be_planned_at_all_goes_on_and_says_so_once(monkeypatch, caplog):
+    def moved(*_):
+        raise ImportError("no BasicSweeper")
+
+    monkeypatch.setattr(sweep_plan, "_overrides_by_job", moved)
+    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": "x.BasicSweeper"}}})
+    plan = sweep_plan._plan(config, ["-m"])
+    assert (plan.jobs, plan.shown(shares=False)) == ([], PlannedJobs())
+    (message,) = caplog.messages
+    assert message.endswith("(ImportError: no BasicSweeper)")
+
+
+def test_an_error_nobody_foresaw_in_the_callback_ends_the_program(monkeypatch, capsys):
+    def unforeseen(*_):
+        raise RuntimeError("what is this")
+
+    monkeypatch.setattr(sweep_plan, "begin", unforeseen)
+    with pytest.raises(SystemExit) as ended:
+        SweepPlanner().on_multirun_start(OmegaConf.create())
+    assert ended.value.code == 1
+    assert "RuntimeError: what is this" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["seed=0,1", "batch_size=-1"], "batch_size=-1: "),
+        (["seed=0,1", "hydra.sweep.subdir=one"], "hydra.sweep.subdir=one: is the folder of jobs 1 and 2; must be"),
+    ],
+)
+def test_a_sweep_that_is_refused_as_a_whole_leaves_no_folder(tmp_path, wrong, said):
+    done = train(tmp_path, "-m", *(o for o in QUICK if not o.startswith("batch_size")), *wrong)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_sweep_that_ends_before_its_first_job_leaves_no_folder(tmp_path, monkeypatch, is_begun):
+    open_folder(tmp_path / "sweep", ["-m"]).release()
+    if is_begun:
+        (tmp_path / "sweep" / "0_constant").mkdir()
+    monkeypatch.setattr(SweepPlanner, "folder", tmp_path / "sweep")
+    report_on_sweep(completed=False)
+    assert (tmp_path / "sweep" / SWEEP).exists() == is_begun == (tmp_path / "sweep").exists()
+
+
+def test_an_unfinished_sweep_goes_on_in_its_folder_also_when_the_command_names_it(tmp_path):
+    own = [o for o in QUICK if not o.startswith("hydra.sweep.dir")]
+    command = ["-m", *own, "scheduler=step", "scheduler.step_size=-1,2"]
+    first = train(tmp_path, *command)
+    assert first.returncode != 0
+    (sweep,) = (tmp_path / "runs").glob("*_sweep")
+    for again in ([], [f"hydra.sweep.dir=runs/{sweep.name}"]):
+        done = train(tmp_path, *command, *again)
+        assert "was already completed" in done.stdout
+    assert [path.name for path in (tmp_path / "runs").glob("*_sweep*")] == [sweep.name]
+
+
+def test_two_sweeps_of_one_second_have_two_folders(tmp_path):
+    wanted = tmp_path / "runs" / "2026-01-01_00-00-00_sweep"
+    assert [new_folder(wanted).name for _ in range(3)] == [wanted.name, f"{wanted.name}_2", f"{wanted.name}_3"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[", b"[]", b"5", b'{"arguments": 5}', "flip"])
+@pytest.mark.parametrize("witness", [True, False])
+def test_a_damaged_record_of_a_sweep_is_neither_believed_nor_in_the_way(tmp_path, damage, witness):
+    command = ["-m", "seed=0,1"]
+    open_folder(tmp_path, command).release()
+    write_run(tmp_path / "0_constant")
+    if witness:
+        write_sealed(tmp_path / TREE, {"arguments": command, "runs": []})
+    record = tmp_path / SWEEP
+    record.write_bytes(record.read_bytes().replace(b"0,1", b"0,2") if damage == "flip" else damage)
+    if witness:
+        with pytest.raises(UserError, match="holds the sweep of another command"):
+            open_folder(tmp_path, ["-m", "seed=0,2"])
+    open_folder(tmp_path, command).release()
+    assert read_sealed(record)["arguments"] == command
+
+
+# A launcher as Ray's: a job is composed where the user stands, and runs in another folder, which is then deleted.
+_LAUNCHERS = """
+import os
+import tempfile
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from omegaconf import open_dict
+
+
+class Elsewhere(BasicLauncher):
+    def launch(self, job_overrides, initial_job_idx):
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return [self.job(number, overrides) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+
+    def job(self, number, overrides):
+        config, here = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)), os.getcwd()
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                return run_job(self.task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+            finally:
+                os.chdir(here)
+
+
+class Nowhere(Elsewhere):
+    def job(self, number, overrides):
+        done = JobReturn()
+        done.status = JobStatus.COMPLETED
+        return done
+
+
+for launcher in (Elsewhere, Nowhere):
+    target = {"_target_": f"hydra_plugins.launchers.{launcher.__name__}"}
+    ConfigStore.instance().store(group="hydra/launcher", name=launcher.__name__.lower(), node=target)
+"""
+
+
+def train_with_launchers(folder, *overrides):
+    """train.py in `folder/here`, beside which the launchers lie as an installed plugin would."""
+    plugins = folder / "start" / "hydra_plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "launchers.py").write_text(_LAUNCHERS)
+    start = folder / "start" / "train.py"
+    start.write_text(f"import runpy\n\nrunpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n")
+    (here := folder / "here").mkdir()
+    return run_script(start, *overrides, folder=here)
+
+
+def test_jobs_that_run_in_other_folders_find_the_images_and_leave_all_where_the_user_stood(tmp_path):
+    from PIL import Image
+
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (folder := tmp_path / "made" / "images" / place).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (8, 8), 10 * number + (folder.name == "b")).save(folder / f"{number}.png")
+    own = [o for o in QUICK if not o.startswith(("data", "hydra"))]
+    images = ["data=image_folder", "data.root=../made/images", "data.image_size=8", "data.channels=1"]
+    done = train_with_launchers(tmp_path, "-m", *own, *images, "scheduler=constant,step", "hydra/launcher=elsewhere")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "here" / "runs").glob("*_sweep")
+    trained = [json.loads(path.read_text())["epochs_trained"] for path in sorted(sweep.glob("*/summary.json"))]
+    assert trained == [3, 0]
+    assert f"report: runs/{sweep.name}/report/report.md" in done.stdout
+    assert read_sealed(sweep / SWEEP)["finished"] is True
+
+
+def test_a_sweep_whose_jobs_leave_nothing_is_not_finished(tmp_path):
+    done = train_with_launchers(tmp_path, "-m", *QUICK, "seed=0,1", "hydra/launcher=nowhere")
+    assert done.returncode == 2
+    sweep = tmp_path / "here" / "sweep"
+    assert (
+        f"error: hydra.sweep.dir={sweep}: all jobs have ended, but of 2 jobs only 0 left a completed run" in done.stderr
+    )
+    assert read_sealed(sweep / SWEEP)["finished"] is False
 
 
 def test_jobs_that_change_to_their_own_folders_share_all_the_same(tmp_path):
     own = [o for o in QUICK if not o.startswith("hydra.sweep.dir")]
     done = train(tmp_path, "-m", *own, "scheduler=constant,step", "hydra.job.chdir=true")
     assert done.returncode == 0, done.stderr
-    trained = [
-        json.loads(path.read_text())["epochs_trained"] for path in tmp_path.glob("runs/*_sweep_*/*/summary.json")
-    ]
+    trained = [json.loads(path.read_text())["epochs_trained"] for path in tmp_path.glob("runs/*_sweep*/*/summary.json")]
     assert sorted(trained) == [0, 3]
 
 

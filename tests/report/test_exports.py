@@ -59,6 +59,21 @@ def test_every_key_of_comparison_json_is_documented_and_no_other_is(tmp_path: Pa
     assert document == documented()
 
 
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"), ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"), ("-2+3", "'-2+3"), ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "\N{REPLACEMENT CHARACTER}=1"), ('"=1', "'\"=1"), (" =1", "' =1"), ("\uff1d1", "'\uff1d1"),
+        ("-1.5", "-1.5"), ("-1e-05", "-1e-05"), ("+3", "+3"), ("[30,80]", "[30,80]"), ("a=1", "a=1"),
+    ],
+)  # fmt: skip
+def test_no_cell_of_runs_csv_is_a_formula_and_numbers_are_numbers(tmp_path: Path, text: str, cell: str) -> None:
+    write_run(tmp_path / "run", identity={"x": text, "y": -1.5, text: "a key"})
+    table = list(csv.reader(exports.runs_csv(compared(tmp_path)).splitlines()))
+    row = dict(zip(*table, strict=True))
+    assert (row["x"], row["y"], row[cell]) == (cell, "-1.5", "a key")
+
+
 def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from harness.runs.run import run
 from harness.stages.identity import settings as settings_of
 from harness.stages.store import StageStore
 from harness.stages.tree import PlannedRun, StageTree
-from harness.stages.walk import Sharing
+from harness.stages.walk import Sharing, _Wait
 from harness.training import learner
 from harness.training.optim import preview_optimizer
 from harness.training.schedule import make_plan
@@ -284,13 +284,13 @@ def trained(folder):
 def test_a_killed_sweep_started_again_with_the_same_command_trains_only_what_is_missing(tmp_path):
     command = ["-m", *QUICK[:-1], "epochs=30", "scheduler=constant,step", "seed=0,1"]
     process = subprocess.Popen(train_command(*command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    while len(list(tmp_path.glob("runs/*_sweep_*/1_*/metrics.jsonl"))) < 1:
+    while len(list(tmp_path.glob("runs/*_sweep*/1_*/metrics.jsonl"))) < 1:
         assert process.poll() is None, "the sweep ended before its second run began"
     process.kill()
     process.communicate()
     again = train(tmp_path, *command)
     assert again.returncode == 0, again.stderr
-    (sweep,) = tmp_path.glob("runs/*_sweep_*")
+    (sweep,) = tmp_path.glob("runs/*_sweep*")
     assert f"continuing the unfinished sweep in {sweep.relative_to(tmp_path)}" in again.stdout
     assert "was already completed" in again.stdout
     assert sorted(path.name for path in sweep.glob("*_seed=*")) == [
@@ -299,7 +299,7 @@ def test_a_killed_sweep_started_again_with_the_same_command_trains_only_what_is_
     assert all(json.loads(p.read_text())["status"] == "completed" for p in sweep.glob("*/summary.json"))
     third = train(tmp_path, *command)
     assert third.returncode == 0, third.stderr
-    newest = max(tmp_path.glob("runs/*_sweep_*"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(tmp_path.glob("runs/*_sweep*"), key=lambda path: path.stat().st_mtime_ns)
     assert newest != sweep
     assert [epochs for epochs, _ in trained(newest)] == [0, 0, 0, 0]
 
@@ -320,3 +320,42 @@ def test_plan_only_draws_the_tree_and_trains_nothing(tmp_path):
     assert "6 runs: 600 epochs alone, 420 to train, 1.43 times fewer" in shown.stdout
     assert "epochs 30 to 59, lr 0.0003: step, multistep" in shown.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_waits_says_for_whom_and_for_how_long_there_was_no_progress(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    now = iter([0, 0, 1, 60, 61, 120, 720])
+    monkeypatch.setattr("harness.stages.walk.time.monotonic", lambda: next(now))
+    wait, about = _Wait(0, 30), {"process": 7, "host": "box", "since": "noon", "epoch": 0}
+    further = {**about, "epoch": 12}
+    assert [wait.look(holder) for holder in (about, about, about, further, further, further)] == [0, 1, 60, 0, 59, 659]
+    who, still = "epochs 0 to 29 are trained by process 7 on box, which began at noon", "still waiting for it"
+    hangs = "stop it if it hangs, or set stages.overtake_after=MINUTES to train them here"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"{who} and has reached epoch 0: waiting for it"),
+        ("INFO", f"{who} and has reached epoch 0: {still}; no progress for 1 minute"),
+        ("INFO", f"{who} and has reached epoch 12: {still}"),
+        ("WARNING", f"{who} and has reached epoch 12: {still}; no progress for 10 minutes; {hangs}"),
+    ]
+
+
+@pytest.mark.parametrize("holder", [{}, {"process": None}, {"epoch": [1]}, {"host": {}, "since": 5}])
+def test_a_holder_of_whom_nothing_is_known_is_another_process(holder, caplog):
+    caplog.set_level(logging.INFO)
+    _Wait(3, 4).look(holder)
+    assert caplog.messages[0].startswith("epoch 3 is trained by ")
+
+
+def test_who_makes_no_progress_is_overtaken_by_a_setting_and_the_bits_are_the_same(store, tmp_path, caplog):
+    shared_run(StageStore(tmp_path / "other", 10**9, 0), tmp_path / "alone")
+    config, name = compose_once(*SMALL)
+    shared_run(store, tmp_path / "first")
+    (entry,) = store.entries()
+    held = store.claim(entry.name, 0)
+    store.evict(0)
+    sharing = Sharing(store, True, 100, overtake_after=1e-9)
+    run(Request(config, name, tmp_path / "overtakes", False, sharing=sharing))
+    held.release()
+    assert "stages.overtake_after=1e-09: epochs 0 to 3 are trained here, too" in caplog.text
+    assert made_of(tmp_path / "overtakes") == made_of(tmp_path / "alone")
+    assert store.has(entry.name)

@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.processes import forking
+from support.processes import forking, run_script
+from support.small_runs import ROOT
 
 from harness.errors import UserError
 from harness.record import EpochRow
@@ -207,3 +210,63 @@ def test_runs_on_two_devices_are_two_branches_from_the_start():
     tree = StageTree(runs)
     assert (tree.epochs_alone, tree.epochs_shared) == (4, 4)
     assert tree.save_at(0) == ()
+
+
+def test_ls_shows_notes_as_they_are_and_survives_damaged_ones(tmp_path):
+    store = StageStore(tmp_path / "stages", 10**9, 0)
+    names = [put(store, [rate], used=used) for rate, used in ((1, 0), (2, 2**33), (3, 30), (4, 40), (5, 50))]
+    notes = [
+        '{"epoch": 1, "lr": {"default": 0.1}, "scheduler": "[/red]\\u001b[2J[bold]", "seed": 7}',
+        '{"epoch": [1, {}], "lr": {"default": "fast"}, "scheduler": null}',
+        "[1]",
+        "",
+        '{"lr": {}}',
+    ]
+    for name, note in zip(names, notes, strict=True):
+        (store.folder / f"{name}.json").write_text(note)
+    done = run_script(ROOT / "scripts" / "stages.py", "ls", f"stages.dir={store.folder}", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[/red]\N{REPLACEMENT CHARACTER}[2J[bold]" in done.stdout
+    assert "5 states" in done.stdout
+
+
+def test_a_script_whose_reader_has_gone_ends_without_a_word():
+    code = "from harness.errors import run_script; {}; run_script(lambda: say('much ' * 20_000))"
+    for say in ("say = print", "from harness.views.console import say"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-c", code.format(say)]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_well_formed_file_that_is_no_state_of_a_run_is_set_aside(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    name = put(store, [1])
+    rows = state([1])[1].rows
+    for identity in ({"x": float("nan")}, {}):
+        made = TrainState(1, {"model": {}}, (*rows,), identity)
+        save_state(tmp_path / f"{name}.pt", made)
+        assert store.get(name) is None
+        assert not store.has(name)
+
+
+def test_pins_that_are_damaged_keep_nothing_and_stop_nothing(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    put(store, [1])
+    for damaged in ("", "5", "[[]]", "null"):
+        with store.sweep(["plan"]):
+            (pins,) = (tmp_path / "sweeps").glob("*.json")
+            pins.write_text(damaged)
+            assert store.pinned() == set()
+
+
+def test_a_holder_tells_who_it_is_and_how_far_it_came(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    held = store.claim("a/b", 0)
+    held.reached(3)
+    assert store.holder("a/b").keys() == {"process", "host", "since", "epoch"}
+    assert (store.holder("a/b")["process"], store.holder("a/b")["epoch"]) == (os.getpid(), 3)
+    held.release()
+    assert store.holder("a/b") == {}
