@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import time
 from dataclasses import replace
@@ -337,6 +338,9 @@ def _tested(training: Training, tracker: Tracker, interruption: Interruption) ->
 def _explained(error: Exception, training: Training) -> Exception:
     """A user's error in place of torch's where the user can mend it."""
     config, text = training.request.config, str(error)
+    if isinstance(error, OSError):
+        place = training.request.folder if error.filename is None else os.fsdecode(error.filename)
+        return UserError(f"{place}: cannot be read or written: {error.strerror or error}")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
         return UserError(f"batch_size={config.batch_size}: {_memory_text(training)} ({text.splitlines()[0]})")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

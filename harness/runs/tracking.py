@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from harness.errors import UserError
@@ -41,11 +44,21 @@ class Tracker:
             path.unlink()
 
     def __enter__(self) -> Tracker:
+        self._told = threading.excepthook
+        threading.excepthook = self._tell
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-        self._writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What is wrong with the files was raised already, where a run ends by it.
+        with suppress(OSError) if kind is not None else nullcontext():
+            self._metrics.close()
+            self._writer.close()
+        threading.excepthook = self._told
+
+    def _tell(self, raised: threading.ExceptHookArgs) -> None:
+        """Leave out what TensorBoard's own thread meets: its writer raises that again at the next flush."""
+        if type(raised.thread).__module__ != event_file_writer.__name__:
+            self._told(raised)
 
     def epoch(self, row: EpochRow) -> None:
         """Append one epoch to both files; it is with the operating system when this returns.
