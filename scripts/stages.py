@@ -36,7 +36,9 @@ def _list(store: StageStore) -> int:
         table.add_row(*(Text(printable(str(cell), kept="")[:_WIDEST]) for cell in row))
     if entries:
         rich.print(table)
-    print(f"{_sum(entries)} in {store.folder}; the limit is {store.limit_bytes / 1e9:g} GB (stages.limit_gb)")
+    print(
+        f"{_sum(entries)} in {printable(str(store.folder))}; the limit is {store.limit_bytes / 1e9:g} GB (stages.limit_gb)"
+    )
     return 0
 
 

@@ -22,7 +22,7 @@ from harness.app.job_lines import JobLines, PlannedJobs
 from harness.app.sweep_folder import SWEEP, TREE, new_folder, open_folder, read_sealed, write_sealed
 from harness.errors import UserError
 from harness.record import Summary
-from harness.views.console import ConsoleHandler
+from harness.views.console import ConsoleHandler, DatedFormatter, say
 
 QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
 
@@ -110,6 +110,16 @@ def test_an_unforeseen_error_in_a_job_has_one_line_that_says_where_its_traceback
     shown = capsys.readouterr()
     where = "(RuntimeError; traceback in sweep/4_step/train.log)"
     assert (shown.out, shown.err) == ("", f"job 5 of 9 step seed=1  error: the cable is unplugged {where}\n")
+
+
+def test_no_sign_that_steers_a_terminal_is_printed_or_logged(capsys):
+    record = logging.LogRecord("", logging.WARNING, "", 0, "class \x1b[2Jcat\x9b\u202e\ud800", (), None)
+    ConsoleHandler().emit(record)
+    say("\x1b]0;title\x07")
+    logged = DatedFormatter("%(message)s").format(record)
+    steering = {"\x1b", "\x07", "\x9b", "\u202e", "\ud800"}
+    assert not steering & set(logged + capsys.readouterr().out)
+    assert logged.startswith("class \N{REPLACEMENT CHARACTER}[2Jcat")
 
 
 @pytest.mark.parametrize(
