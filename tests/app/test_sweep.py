@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support.processes import run_script
 from support.run_folders import write_run
 from support.small_runs import ROOT, SMALL, train, train_command
 
 from harness.app import sweep_plan
-from harness.app.arguments import CommandLine
+from harness.app.arguments import CommandLine, quoted
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import run_name
 from harness.app.job_lines import JobLines, PlannedJobs
@@ -250,6 +252,11 @@ def test_a_sweep_that_is_refused_as_a_whole_leaves_no_folder(tmp_path, wrong, sa
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text("\\'\"a, =[$", min_size=1))
+def test_a_folder_s_name_comes_through_hydra_s_grammar_as_it_is(name):
+    assert OverridesParser.create().parse_override(f"x={quoted(name)}").value() == name
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
