@@ -103,10 +103,11 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
     return names
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left there or below; only while no other process writes there."""
-    for leftover in list(folder.rglob(".*.tmp")):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(*folders: Path) -> None:
+    """Delete the temporary files that a killed process left; call only while no other process writes there."""
+    for folder in folders:
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.json
 RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
 HYDRA = ".hydra"  # the folder of Hydra's own record
 EARLIER_OVERRIDES = Path(HYDRA) / "overrides.yaml"  # in place of request.json in runs from before there was one
+CHECKPOINTS = "checkpoints"  # a folder
 MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE = "model.pt", "lr.png", "curves.png"
 
 COMPLETED, FAILED, INTERRUPTED = STATUSES = ("completed", "failed", "interrupted")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness.errors import run_script
+from harness.errors import printable, run_script
 from harness.report.aggregates import write_aggregates
 from harness.report.write import write_report
 
@@ -40,9 +40,9 @@ def main() -> None:
     curves = output.parent / "aggregated"
     write_aggregates(report.comparison.groups, curves)
     print(report.text)
-    print(f"\nReport: {', '.join(str(path) for path in report.files)}")
+    print(printable(f"\nReport: {', '.join(str(path) for path in report.files)}"))
     if report.comparison.groups:
-        print(f"Mean curves for TensorBoard: {curves}")
+        print(printable(f"Mean curves for TensorBoard: {curves}"))
 
 
 if __name__ == "__main__":

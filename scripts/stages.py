@@ -36,7 +36,8 @@ def _list(store: StageStore) -> int:
         table.add_row(*(Text(printable(str(cell), kept="")[:_WIDEST]) for cell in row))
     if entries:
         rich.print(table)
-    print(f"{_sum(entries)} in {store.folder}; the limit is {store.limit_bytes / 1e9:g} GB (stages.limit_gb)")
+    folder, limit = printable(str(store.folder)), f"{store.limit_bytes / 1e9:g} GB (stages.limit_gb)"
+    print(f"{_sum(entries)} in {folder}; the limit is {limit}")
     return 0
 
 

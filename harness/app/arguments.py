@@ -84,5 +84,8 @@ class CommandLine:
 
 
 def quoted(path: Path) -> str:
-    """A path for Hydra's grammar, which reserves some signs that the folders of a sweep have in their names."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """A path for Hydra's grammar, which reserves some signs that the folders of a sweep have in their names.
+
+    A backslash is one there but where it, or a row of them, stands before a quotation mark.
+    """
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path)) + "'"

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
-from harness.files import code_digest, read_sealed, write_sealed
+from harness.files import code_digest, read_sealed, remove_leftovers, write_sealed
 from harness.record import RUN_FILE, RUN_FILES
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def open_folder(folder: Path, arguments: Sequence[str]) -> FileLock:
         raise UserError(f"{place}: this sweep is running in another process") from None
     except OSError as error:
         raise _unwritable(folder, error) from error
+    remove_leftovers(folder, *(folder / name for name in ("report", "aggregated")))
     write_sealed(folder / SWEEP, _record(arguments, is_finished=False))
     return lock
 

@@ -20,7 +20,7 @@ from harness.app.compose import job_title, message, run_name, typed_config
 from harness.app.job_lines import LOG, PlannedJobs
 from harness.app.sweep_folder import TREE, new_folder, open_folder, seen_from_here
 from harness.config import Config
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.files import read_sealed, write_sealed
 from harness.stages.tree import PlannedRun, StageTree, saving_text
 
@@ -81,27 +81,72 @@ def _settled(config: DictConfig) -> Path:
 
 @dataclass(frozen=True)
 class _Job:
+    """A job whose settings are sound: number, title, subfolder, overrides, configuration and its schedule's name."""
+
     number: int
     title: str
     folder: str
     overrides: tuple[str, ...]
     config: Config
-    run: PlannedRun
+    schedule: str
+
+    @staticmethod
+    def read(number: int, composed: DictConfig) -> _Job:
+        """From its composition; raises what is wrong with that."""
+        overrides = tuple(composed.hydra.overrides.task)
+        schedule = str(composed.hydra.runtime.choices.scheduler)
+        title = job_title(schedule, composed.hydra.job.override_dirname)
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+            folder = str(composed.hydra.sweep.subdir)
+            del composed["hydra"]
+        return _Job(number, title, folder, overrides, typed_config(composed), schedule)
+
+    def planned(self, swept: set[str]) -> PlannedRun:
+        """Its schedule and the keys of its states; raises whatever keeps them from being computed."""
+        # They import torch, which a command line that is only checked need not wait for.
+        from harness.machine import spare_the_collector
+        from harness.stages.identity import as_asked, settings
+        from harness.training.optim import preview_optimizer
+        from harness.training.schedule import make_plan
+
+        spare_the_collector()
+        config = self.config
+        shown = [text for text in self.overrides if Override.parse(text).key in swept]
+        name = run_name("__".join([f"scheduler={self.schedule}", *shown]))
+        plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
+        run = PlannedRun(name, settings(config), plan, as_asked(config))
+        assert len(run.keys) == len(run.nodes)
+        return run
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How many jobs there are, 0 where a sweeper decides on the way, those that can be planned, in Hydra's order, and
-    by number why the others cannot."""
+    """How many jobs there are, 0 where a sweeper decides on the way, those that can be planned, in Hydra's order, with
+    their runs, and by number why the others cannot."""
 
     count: int = 0
     jobs: list[_Job] = field(default_factory=list)
+    runs: list[PlannedRun] = field(default_factory=list)
     refused: dict[int, Exception] = field(default_factory=dict)
 
     @cached_property
     def tree(self) -> StageTree:
         """The stages of the jobs, in their order."""
-        return StageTree(tuple(job.run for job in self.jobs))
+        return StageTree(tuple(self.runs))
+
+    @contextmanager
+    def without(self, number: int) -> Iterator[None]:
+        """What is raised in here, unless Hydra refuses the sweep for it, keeps this job out of the plan, and no other.
+
+        When its turn comes it will fail in the same way, and its line says so.
+        """
+        try:
+            yield
+        except HydraException:
+            raise
+        except Exception as error:
+            self.refused[number] = error
 
     def draw(self) -> None:
         """Print the tree, and which jobs are not in it.
@@ -137,16 +182,15 @@ def _plan(config: DictConfig, typed: Sequence[str]) -> _Plan:
     if not str(config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
         return _Plan()
     try:
-        jobs = _overrides_by_job(config)
-        plan = _Plan(len(jobs))
-        swept = _swept(jobs)
-        for number, overrides in enumerate(jobs):
-            try:
-                plan.jobs.append(_job(number, _composed(config, overrides), swept))
-            except HydraException:
-                raise
-            except Exception as error:  # the job will fail in the same way when its turn comes, and say so in its line
-                plan.refused[number] = error
+        by_job = _overrides_by_job(config)
+        plan, sound, swept = _Plan(len(by_job)), [], _swept(by_job)
+        for number, overrides in enumerate(by_job):
+            with plan.without(number):
+                sound.append(_Job.read(number, _composed(config, overrides)))
+        for job in sound:
+            with plan.without(job.number):
+                plan.runs.append(job.planned(swept))
+                plan.jobs.append(job)
     except HydraException as error:
         raise UserError(message(error, typed)) from None
     except Exception as error:  # also where a new Hydra keeps elsewhere what this needs of it
@@ -157,8 +201,11 @@ def _plan(config: DictConfig, typed: Sequence[str]) -> _Plan:
 
 
 def _check(plan: _Plan) -> None:
-    if not plan.jobs and plan.refused and all(isinstance(error, UserError) for error in plan.refused.values()):
-        raise plan.refused[0]
+    unforeseen = {n: error for n, error in plan.refused.items() if not isinstance(error, UserError)}
+    if plan.refused and not plan.jobs and not unforeseen:
+        raise UserError("\n".join(dict.fromkeys(map(str, plan.refused.values()))))
+    for number, error in list(unforeseen.items())[:1]:
+        log.warning("%s cannot be planned, as job %d (%s)", plural(len(unforeseen), "job"), number + 1, _text(error))
     first: dict[str, int] = {}
     for job in plan.jobs:
         if (other := first.setdefault(job.folder, job.number)) != job.number:
@@ -180,30 +227,6 @@ def _overrides_by_job(config: DictConfig) -> list[list[str]]:
 
 def _composed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
-
-
-def _job(number: int, composed: DictConfig, swept: set[str]) -> _Job:
-    """One job, its keys computed: any exception but those of composition is raised here or never."""
-    # They import torch, which a command line that is only checked need not wait for.
-    from harness.machine import spare_the_collector
-    from harness.stages.identity import as_asked, settings
-    from harness.training.optim import preview_optimizer
-    from harness.training.schedule import make_plan
-
-    spare_the_collector()
-    overrides = tuple(composed.hydra.overrides.task)
-    schedule = str(composed.hydra.runtime.choices.scheduler)
-    title = job_title(schedule, composed.hydra.job.override_dirname)
-    with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
-        folder = str(composed.hydra.sweep.subdir)
-        del composed["hydra"]
-    config = typed_config(composed)
-    plan = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
-    name = run_name("__".join([f"scheduler={schedule}", *(o for o in overrides if Override.parse(o).key in swept)]))
-    run = PlannedRun(name, settings(config), plan, as_asked(config))
-    assert len(run.keys) == len(run.nodes)
-    return _Job(number, title, folder, overrides, config, run)
 
 
 def _swept(jobs: Sequence[Sequence[str]]) -> set[str]:

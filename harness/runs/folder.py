@@ -15,8 +15,10 @@ from harness.errors import UserError, plural
 from harness.files import changed, read_object, read_sealed, remove_leftovers, sha256_of, write_json, write_sealed
 from harness.machine import versions
 from harness.record import (
+    CHECKPOINTS,
     COMPLETED,
     FAILED,
+    HYDRA,
     METRICS_FILE,
     MODEL_FILE,
     REQUEST_FILE,
@@ -51,7 +53,7 @@ def enter(request: Request) -> None:
     """Make the folder this run's: what it is asked for is written before anything else, then what is stale goes."""
     record = RequestRecord(scheduler=request.scheduler_name, overrides=request.overrides, config=request.config.plain())
     write_sealed(request.folder / REQUEST_FILE, asdict(record))
-    remove_leftovers(request.folder)
+    remove_leftovers(request.folder, *(request.folder / name for name in (CHECKPOINTS, HYDRA)))
     # A run that goes on has no result until it ends again.
     (request.folder / SUMMARY_FILE).unlink(missing_ok=True)
     request.entered()

@@ -21,6 +21,7 @@ from harness.errors import UserError, plural
 from harness.models.build import build_model
 from harness.models.fitted import Resized
 from harness.record import (
+    CHECKPOINTS,
     COMPLETED,
     FAILED,
     INTERRUPTED,
@@ -159,7 +160,7 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
         learner=learner,
         plan=plan,
         identity=identity,
-        checkpoints=Checkpoints(request.folder / "checkpoints", config.checkpoint.every, config.checkpoint.keep),
+        checkpoints=Checkpoints(request.folder / CHECKPOINTS, config.checkpoint.every, config.checkpoint.keep),
         walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}),
         rows=[],
     )

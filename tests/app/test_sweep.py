@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support.processes import run_script
 from support.run_folders import write_run
 from support.small_runs import ROOT, SMALL, train, train_command
 
 from harness.app import sweep_plan
-from harness.app.arguments import CommandLine
+from harness.app.arguments import CommandLine, quoted
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
 from harness.app.compose import run_name
 from harness.app.job_lines import JobLines, PlannedJobs
@@ -23,7 +25,7 @@ from harness.app.sweep_folder import SWEEP, TREE, new_folder, open_folder
 from harness.errors import UserError
 from harness.files import read_sealed, write_sealed
 from harness.record import Summary
-from harness.views.console import ConsoleHandler
+from harness.views.console import ConsoleHandler, DatedFormatter, say
 
 QUICK = [*(o for o in SMALL if not o.startswith("scheduler.")), "epochs=3", "hydra.sweep.dir=sweep"]
 
@@ -111,6 +113,16 @@ def test_an_unforeseen_error_in_a_job_has_one_line_that_says_where_its_traceback
     shown = capsys.readouterr()
     where = "(RuntimeError; traceback in sweep/4_step/train.log)"
     assert (shown.out, shown.err) == ("", f"job 5 of 9 step seed=1  error: the cable is unplugged {where}\n")
+
+
+def test_no_sign_that_steers_a_terminal_is_printed_or_logged(capsys):
+    record = logging.LogRecord("", logging.WARNING, "", 0, "class \x1b[2Jcat\x9b\u202e\ud800", (), None)
+    ConsoleHandler().emit(record)
+    say("\x1b]0;title\x07")
+    logged = DatedFormatter("%(message)s").format(record)
+    steering = {"\x1b", "\x07", "\x9b", "\u202e", "\ud800"}
+    assert not steering & set(logged + capsys.readouterr().out)
+    assert logged.startswith("class \N{REPLACEMENT CHARACTER}[2Jcat")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +253,11 @@ def test_a_sweep_that_is_refused_as_a_whole_leaves_no_folder(tmp_path, wrong, sa
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text("\\'\"a, =[$", min_size=1))
+def test_a_folder_s_name_comes_through_hydra_s_grammar_as_it_is(name):
+    assert OverridesParser.create().parse_override(f"x={quoted(name)}").value() == name
 
 
 @pytest.mark.parametrize("is_begun", [False, True])

@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from harness.compare.comparison import compare
 from harness.compare.load import load_runs
 from harness.report import plots
+from harness.report.aggregates import write_aggregates
 from harness.report.exports import runs_csv
 from harness.runs.request import Request
 from harness.runs.run import run
@@ -128,7 +129,11 @@ def _runs(case: _Case, shared: Path) -> str:
                 _disturb(case, odd, store)
             run(start(resume=place.exists()))
         _disturb(case, odd, store)
+    for clock_of_report in (clock, rng.choice(_CLOCKS)):
+        with case.clock(clock_of_report):
+            write_aggregates(compare(load_runs([folder])).groups, folder / "aggregated")
     _check(shared, [folder / f"run_{number}" for number in range(len(jobs))])
+    _check_means(folder / "aggregated")
     return f"runs: {odd}, clock {clock}" if clock != "plain" else f"runs: {odd}"
 
 
@@ -167,6 +172,7 @@ def _continued(case: _Case, shared: Path) -> str:
     _ended(_sweep(case, command, clocks[1]))
     (folder,) = case.folder.glob("runs/*_sweep")
     _check(shared, sorted(folder.glob("[0-9]_*")))
+    _check_means(folder / "aggregated")
     assert json.loads((folder / "sweep.json").read_text())["finished"] is True
     return f"a killed sweep, clock {clocks[1]}"
 
@@ -178,9 +184,11 @@ def _together(case: _Case, shared: Path) -> str:
     started = [_sweep(case, command, case.rng.choice(_CLOCKS)) for command in commands]
     for process in started:
         _ended(process)
-    first, other = sorted(case.folder.glob("runs/*_sweep*"))
-    _check(shared, sorted(first.glob("[0-9]_*")), is_ordered=False)
-    _check(shared, sorted(other.glob("[0-9]_*")), is_ordered=False)
+    folders = list(case.folder.glob("runs/*_sweep*"))
+    assert len(folders) == 2
+    for folder in folders:
+        _check(shared, sorted(folder.glob("[0-9]_*")), is_ordered=False)
+        _check_means(folder / "aggregated")
     return f"two sweeps of one second, {'one command' if commands[0] == commands[1] else 'two commands'}"
 
 
@@ -240,9 +248,20 @@ def _check(shared: Path, folders: list[Path], is_ordered: bool = True) -> None:
     assert found == wanted or (not is_ordered and found == wanted[::-1]), "rows or weights differ"
     assert _table(folders) == expected["tables"][str(len(folders))], "runs.csv differs"
     for folder in folders:
-        (events,) = folder.glob("events.out.tfevents.*")
-        steps = [e.step for e in EventFileLoader(str(events)).Load() for v in e.summary.value if v.tag == "val/loss"]
-        assert steps == [0, 1, 2], f"{events}: epochs {steps}"
+        _check_events(folder, "val/loss")
+
+
+def _check_means(folder: Path) -> None:
+    schedules = list(folder.iterdir())
+    assert schedules, "no means"
+    for schedule in schedules:
+        _check_events(schedule, "mean/val/loss")
+
+
+def _check_events(folder: Path, tag: str) -> None:
+    (events,) = folder.glob("events.out.tfevents.*")
+    steps = [e.step for e in EventFileLoader(str(events)).Load() for v in e.summary.value if v.tag == tag]
+    assert steps == [0, 1, 2], f"{events}: epochs {steps}"
 
 
 def _prepare(shared: Path) -> None:
@@ -257,7 +276,7 @@ def _prepare(shared: Path) -> None:
 
 def _attempt(rng: random.Random, shared: Path, folder: Path) -> str:
     logging.disable(logging.CRITICAL)
-    way = rng.choices((_runs, _continued, _together), weights=(8, 1, 1))[0]
+    way = rng.choices((_runs, _continued, _together), weights=(6, 2, 2))[0]
     return way(_Case(rng, folder), shared)
 
 

@@ -359,3 +359,18 @@ def test_who_makes_no_progress_is_overtaken_by_a_setting_and_the_bits_are_the_sa
     assert "stages.overtake_after=1e-09: epochs 0 to 3 are trained here, too" in caplog.text
     assert made_of(tmp_path / "overtakes") == made_of(tmp_path / "alone")
     assert store.has(entry.name)
+
+
+def test_whoever_holds_a_claim_gives_a_sign_of_life_after_each_epoch(store, tmp_path, monkeypatch):
+    seen = []
+    original = learner.train_epoch
+
+    def looking(*args):
+        (about,) = (json.loads(path.read_text()) for path in store.folder.glob("claims/*.json"))
+        seen.append((about["process"], about["epoch"]))
+        return original(*args)
+
+    monkeypatch.setattr(learner, "train_epoch", looking)
+    shared_run(store, tmp_path / "run")
+    assert seen == [(os.getpid(), epoch) for epoch in range(4)]
+    assert list(store.folder.glob("claims/*.json")) == []
