@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shlex
 import time
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from harness.config import AUTO
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
-from harness.data.storage import in_words
 from harness.errors import UserError, plural
 from harness.models.build import build_model
 from harness.models.fitted import Resized
@@ -32,6 +29,7 @@ from harness.record import (
     holds_run,
 )
 from harness.runs.checkpoints import Checkpoints, Examined, check_identity
+from harness.runs.explained import explained
 from harness.runs.folder import (
     enter,
     finished_summary,
@@ -43,7 +41,7 @@ from harness.runs.folder import (
 )
 from harness.runs.interruption import Interrupted, Interruption
 from harness.runs.lock import held
-from harness.runs.memory import automatic_batch, free_bytes, largest_batch, step_bytes
+from harness.runs.memory import automatic_batch
 from harness.runs.pictures import draw, pictures
 from harness.runs.profiling import StepProfile
 from harness.runs.request import Request, Training
@@ -102,9 +100,9 @@ def _run_alone(request: Request) -> Summary:
         _stopped(training, interrupted)
         raise
     except Exception as error:
-        explained = _explained(error, training)
-        leave_behind(training, FAILED, explained)
-        raise explained from error
+        explained_error = explained(error, training)
+        leave_behind(training, FAILED, explained_error)
+        raise explained_error from error
     log_summary(summary, folder)
     interruption.stop_if_asked()
     return summary
@@ -334,31 +332,3 @@ def _tested(training: Training, tracker: Tracker, interruption: Interruption) ->
     draw(training)
     tracker.finish(training.request.config.epochs - 1, results, pictures(training, predictions))
     return {"test_loss": finite(test.loss), "test_accuracy": test.accuracy, "weights_sha256": weights_sha256(model)}
-
-
-def _explained(error: Exception, training: Training) -> Exception:
-    """A user's error in place of torch's where the user can mend it."""
-    config, text = training.request.config, str(error)
-    if isinstance(error, OSError):
-        place = training.request.folder if error.filename is None else os.fsdecode(error.filename)
-        return UserError(f"{place}: cannot be read or written: {error.strerror or error}")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
-        return UserError(f"batch_size={config.batch_size}: {_memory_text(training)} ({text.splitlines()[0]})")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return UserError(
-            f"compile=true: this network cannot be compiled here, must be false ({type(error).__name__}: {error})"
-        )
-    if "does not have a deterministic implementation" in text:
-        return UserError(f"deterministic=true: this network cannot keep it here, must be false ({error})")
-    return error
-
-
-def _memory_text(training: Training) -> str:
-    """That a step does not fit, and which would."""
-    compute, shape, model = training.compute, training.dataset.shape, training.learner.model
-    size, free = training.request.config.batch_size, free_bytes(training.compute)
-    fits = largest_batch(model, shape, compute.precision, free, size - 1)
-    needed = step_bytes(model, shape, size, compute.precision)
-    about = "" if needed is None else f", a step needs about {in_words(needed)} and {in_words(free)} are free"
-    smaller = "" if fits is None else f", {fits} may fit"
-    return f"out of memory on {compute.device}{about}; must be smaller{smaller}"

@@ -54,7 +54,7 @@ def test_out_of_memory_names_what_would_fit(small_run, tmp_path, monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(learner, "train_epoch", no_room)
-    monkeypatch.setattr("harness.runs.run.free_bytes", lambda _: 60_000)
+    monkeypatch.setattr("harness.runs.explained.free_bytes", lambda _: 60_000)
     with pytest.raises(UserError, match=r"batch_size=48: out of memory .* needs about .* must be smaller, 2 may"):
         small_run(tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
