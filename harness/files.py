@@ -69,10 +69,15 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, _SEAL: _seal(value)})
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The object that `write_sealed` wrote, without its seal; None where anything about the file is wrong."""
+def read_sealed(path: Path, since: str | None = None) -> dict[str, Any] | None:
+    """The object that `write_sealed` wrote, without its seal; None where anything about the file is wrong.
+
+    `since` is a key that such objects have since they are sealed: one that has neither is from before, and is taken.
+    """
     value = read_object(path)
     seal = value.pop(_SEAL, None)
+    if value and since is not None and seal is None and since not in value:
+        return value
     try:
         return value if seal == _seal(value) else None
     except ValueError:  # NaN, which JSON lacks and Python reads

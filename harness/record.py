@@ -135,8 +135,13 @@ class Summary:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was begun in the folder."""
-    return any((folder / name).exists() for name in (REQUEST_FILE, *RUN_FILES))
+    """Whether a run was begun in the folder, beyond that a sweep noted there why its job was refused."""
+    if any((folder / name).exists() for name in (REQUEST_FILE, RUN_FILE, METRICS_FILE)):
+        return True
+    try:
+        return bool(json.loads((folder / SUMMARY_FILE).read_bytes())["status"] != FAILED)
+    except (OSError, ValueError, KeyError, TypeError):
+        return (folder / SUMMARY_FILE).exists()
 
 
 def finite(value: float) -> float | None:

@@ -235,10 +235,8 @@ def _overrides(folder: Path) -> tuple[str, ...]:
 def _read_summary(folder: Path, name: str, problems: list[str]) -> dict[str, Any] | None:
     """summary.json, None if it is absent or damaged; those of earlier versions have no checksum."""
     value = _read_object(folder / SUMMARY_FILE, name, problems)
-    if value is None or not {"sha256", "files"} & set(value):
-        return value
-    sealed = read_sealed(folder / SUMMARY_FILE)
-    if sealed is None:
+    sealed = read_sealed(folder / SUMMARY_FILE, since="files")
+    if value and sealed is None:
         problems.append(f"{name}: {SUMMARY_FILE} is damaged (it does not match its checksum)")
     return sealed
 

@@ -40,13 +40,9 @@ log = logging.getLogger(__name__)
 def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int | None) -> None:
     """Write a summary with status `failed`, unless a run was begun there."""
     with held(folder):
-        if not holds_run(folder) or (not (folder / REQUEST_FILE).exists() and _has_failed(folder)):
+        if not holds_run(folder):
             summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=_error_text(error))
             write_sealed(folder / SUMMARY_FILE, summary.content())
-
-
-def _has_failed(folder: Path) -> bool:
-    return (read_sealed(folder / SUMMARY_FILE) or {}).get("status") == FAILED
 
 
 def enter(request: Request) -> None:
@@ -131,7 +127,7 @@ def log_summary(summary: Summary, folder: Path) -> None:
 def finished_summary(folder: Path, config: Config) -> Summary | None:
     """The summary of a completed run with these very settings, if the folder holds one and nothing of it is lost."""
     try:
-        summary = Summary(**read_sealed(folder / SUMMARY_FILE) or {})
+        summary = Summary(**read_sealed(folder / SUMMARY_FILE, since="files") or {})
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
     except (TypeError, KeyError, UserError):
         return None

@@ -422,3 +422,12 @@ def test_plan_only_is_taken_with_and_without_its_plus():
     assert line == CommandLine.parse(["-m", "seed=0,1", "plan_only=true"])
     assert CommandLine.parse(["++plan_only=true"]).arguments == ("++plan_only=true",)
     assert line.is_multirun
+
+
+def test_the_folder_of_a_refused_job_is_free_for_a_run(tmp_path):
+    wrong = ["hydra.sweep.dir=s", "optimizer.lr=0.1,-1"]
+    assert train(tmp_path, "-m", *SMALL, *wrong).returncode == 2
+    (refused,) = (path.parent for path in (tmp_path / "s").glob("1_*/summary.json"))
+    assert json.loads((refused / "summary.json").read_text())["status"] == "failed"
+    done = train(tmp_path, *SMALL, f"hydra.run.dir='{refused}'")
+    assert done.returncode == 0, done.stderr

@@ -127,6 +127,14 @@ def test_dropout_too_follows_from_seed_and_epoch(small_run, tmp_path):
     assert first["weights_sha256"] != small_run(tmp_path / "c")["weights_sha256"]
 
 
+def test_a_completed_run_from_before_there_were_digests_is_completed(small_run, tmp_path):
+    summary = small_run(tmp_path)
+    del summary["files"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "checkpoints" / "epoch_00004.pt").unlink()
+    assert small_run(tmp_path, resume=True) == {**summary, "files": None}
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(small_run, tmp_path):
     small_run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
