@@ -64,7 +64,10 @@ class TorchvisionData(_InMemoryData):
 
 
 class ImageFolderData(_Data):
-    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files."""
+    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files.
+
+    A file of more than `max_pixels` is refused undecoded.
+    """
 
     name: Literal["image_folder"]
     root: Annotated[str, Role.PLACE]
@@ -72,6 +75,7 @@ class ImageFolderData(_Data):
     channels: Literal[1, 3]
     storage: Annotated[Literal["auto", "device", "host", "disk"], Role.NO_BITS]
     workers: Annotated[PositiveInt | None, Role.NO_BITS]
+    max_pixels: Annotated[PositiveInt, Role.NO_BITS]
 
 
 class SyntheticData(_InMemoryData):

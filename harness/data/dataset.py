@@ -30,6 +30,11 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What of the data decides the bits of a run."""
+        return {"fingerprint": self.fingerprint, "normalisation": [*self.mean, *self.std]}
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         _, channels, height, width = self.train.images.shape
@@ -53,7 +58,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     unread = sources.find(config)
     key = (unread.stamp, config.plain(Role.NO_BITS))
     if _kept is not None and _kept[0] == key:
-        on_disk = _kept[1].train.images.stamp is not None
+        on_disk = _kept[1].train.images.in_files
         if config.storage == "auto" or (config.storage == "disk") == on_disk:
             return _kept[1]
     _kept = None  # before the next one is read, so that there is room for it

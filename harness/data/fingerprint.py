@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import json
+import itertools
 import logging
 import math
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.data.feeds import read_ahead
-from harness.data.images import Images, Split
+from harness.data.images import Images, Split, digests_of
 from harness.errors import UserError
-from harness.files import code_digest, write_json
+from harness.files import code_digest, read_sealed, write_sealed
 
 # Up to 257 squares of a byte add up in float32 without rounding, in whatever order they are added.
 _CHUNK_IMAGES = 256
@@ -43,30 +45,33 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
     """Go through all images once. The findings are the same wherever the images lie.
 
     For images that stay in their files this means to decode all of them, so what was found is remembered for the next
-    process, under `$XDG_CACHE_HOME` (`~/.cache`).
+    process, under `$XDG_CACHE_HOME` (`~/.cache`); each image can be known again from then on.
 
     Raises:
-        UserError: naming a file that is gone, changed or damaged.
+        UserError: naming a file that is gone or damaged.
     """
-    memory = _memory_of(train, val, test)
-    if memory is not None and (findings := _recall(memory)) is not None:
+    parts = (train, val, test)
+    memory = _memory_of(*parts)
+    if memory is not None and (findings := _recall(memory, parts)) is not None:
         return findings
     digest, sums = hashlib.sha256(), _PixelSums(*train.images.shape[1:])
-    for part in (train, val, test):
+    for part in parts:
         digest.update(repr((len(part), *part.images.shape[1:])).encode())
+        known = []
         with closing(_chunks(part.images)) as chunks:
             for chunk in chunks:
                 digest.update(chunk.numpy().data)
+                if part.images.in_files:
+                    known.append(digests_of(chunk.numpy()))
                 if part is train:
                     sums.add(chunk)
         digest.update(part.labels.contiguous().numpy().data)
+        if known:
+            part.images.know_again(np.concatenate(known))
     findings = Findings(digest.hexdigest(), *sums.mean_and_std())
-    if memory is not None:
-        try:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(memory, asdict(findings))
-        except (OSError, UserError) as error:
-            log.info("what was found in the images is not remembered: %s", error)
+    # Named anew: a file may have been written between its being found and its being read.
+    if (memory := _memory_of(*parts)) is not None:
+        _remember(memory, findings, parts)
     return findings
 
 
@@ -120,9 +125,22 @@ def _memory_of(*parts: Split) -> Path | None:
     return cache / "lr-schedule-lab" / f"images-{key.hexdigest()}.json"
 
 
-def _recall(memory: Path) -> Findings | None:
+def _remember(memory: Path, findings: Findings, parts: Sequence[Split]) -> None:
+    digests = b"".join(part.images.digests.tobytes() for part in parts if part.images.digests is not None)
     try:
-        content = json.loads(memory.read_text())
-        return Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(memory, {**asdict(findings), "digests": base64.b64encode(digests).decode()})
+    except (OSError, UserError) as error:
+        log.info("what was found in the images is not remembered: %s", error)
+
+
+def _recall(memory: Path, parts: Sequence[Split]) -> Findings | None:
+    """What was remembered; None where it is not just as it was written."""
+    if (content := read_sealed(memory)) is None:
         return None
+    findings = Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
+    known = np.frombuffer(base64.b64decode(content["digests"]), np.uint8).reshape(sum(map(len, parts)), -1)
+    ends = itertools.accumulate(map(len, parts))
+    for part, end in zip(parts, ends, strict=True):
+        part.images.know_again(known[end - len(part) : end])
+    return findings

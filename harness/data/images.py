@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +23,15 @@ from harness.errors import UserError
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _IMAGES_A_TASK = 64
+_DIGEST_BYTES = 8
+log = logging.getLogger(__name__)
 
 
 class Images(Protocol):
-    """Images by position, wherever they lie; up to `threads` threads may read at once."""
+    """Images by position, in memory or `in_files`; up to `threads` threads may read at once."""
 
     threads: int
+    in_files: bool
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -33,6 +40,13 @@ class Images(Protocol):
     @property
     def stamp(self) -> str | None:
         """SHA-256 of where their files lie, the files' sizes and times of change; None in memory."""
+
+    @property
+    def digests(self) -> np.ndarray | None:
+        """By which a file's image is known again, (count, 8) uint8; None in memory, and until they are given."""
+
+    def know_again(self, digests: np.ndarray) -> None:
+        """Take the digests of these images: a file that changes must still hold its image; nothing to do in memory."""
 
     @property
     def newest(self) -> int:
@@ -58,7 +72,7 @@ class MemoryImages:
     They are contiguous, so that a row of an image is one piece whatever its channels.
     """
 
-    threads, stamp, newest = 1, None, 0
+    threads, in_files, stamp, newest, digests = 1, False, None, 0, None
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels.contiguous()
@@ -68,6 +82,9 @@ class MemoryImages:
         """As `Images`."""
         count, height, width, channels = self.pixels.shape
         return count, channels, height, width
+
+    def know_again(self, digests: np.ndarray) -> None:
+        """As `Images`."""
 
     def take(self, index: Tensor) -> MemoryImages:
         """As `Images`; whole images are copied, which is faster than indexing, which goes pixel by pixel."""
@@ -86,28 +103,40 @@ class MemoryImages:
 class ImageFiles:
     """Images as files, cut square and scaled to `size` pixels, with 1 or 3 `channels`.
 
-    They decode to (size, size, channels) uint8, in up to `threads` threads. A file that is another one than it was
-    when it was found is refused: the run would no longer be of the images that it is recorded to be of.
+    They decode to (size, size, channels) uint8, in up to `threads` threads; files of more than `max_pixels` are
+    refused. Of a file that is another one than it was when it was found, the image must be the same: else the run would
+    no longer be of the images that it is recorded to be of.
     """
 
-    def __init__(self, paths: Sequence[str], stamps: np.ndarray, size: int, channels: int, threads: int) -> None:
+    in_files = True
+
+    def __init__(
+        self, paths: Sequence[str], stamps: np.ndarray, size: int, channels: int, threads: int, max_pixels: int
+    ) -> None:
         self.paths, self.stamps = paths, stamps
-        self.size, self.channels, self.threads = size, channels, threads
+        self.digests: np.ndarray | None = None
+        self.size, self.channels, self.threads, self.max_pixels = size, channels, threads, max_pixels
 
     @staticmethod
-    def find(paths: Sequence[str], size: int, channels: int, threads: int) -> ImageFiles:
+    def find(paths: Sequence[str], size: int, channels: int, threads: int, max_pixels: int) -> ImageFiles:
         """These files as they are now.
 
         Raises:
-            UserError: naming a file that cannot be looked at.
+            UserError: naming a file that cannot be looked at, or is none.
         """
         stamps = np.empty((len(paths), 2), np.int64)
         for position, path in enumerate(paths):
             try:
-                stamps[position] = _stamp(os.stat(path))  # noqa: PTH116  (as below)
+                status = os.stat(path)  # noqa: PTH116  (as below)
             except OSError as error:
                 raise _unreadable(path, error) from None
-        return ImageFiles(paths, stamps, size, channels, threads)
+            _check_regular(path, status)
+            stamps[position] = _stamp(status)
+        return ImageFiles(paths, stamps, size, channels, threads, max_pixels)
+
+    def know_again(self, digests: np.ndarray) -> None:
+        """As `Images`."""
+        self.digests = digests
 
     @property
     def stamp(self) -> str:
@@ -129,7 +158,11 @@ class ImageFiles:
     def take(self, index: Tensor) -> ImageFiles:
         """As `Images`."""
         paths = [self.paths[position] for position in index.tolist()]
-        return ImageFiles(paths, self.stamps[index.numpy()], self.size, self.channels, self.threads)
+        chosen = index.numpy()
+        taken = ImageFiles(paths, self.stamps[chosen], self.size, self.channels, self.threads, self.max_pixels)
+        if self.digests is not None:
+            taken.know_again(self.digests[chosen])
+        return taken
 
     def read(self, index: np.ndarray, out: np.ndarray) -> None:
         """As `Images`; they are decoded."""
@@ -150,23 +183,75 @@ class ImageFiles:
         return MemoryImages(torch.from_numpy(images))
 
     def _decode(self, position: int) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        path, mode = self.paths[position], "RGB" if self.channels == 3 else "L"
+        path = self.paths[position]
         try:
-            with open(path, "rb") as file:  # noqa: PTH123  (Path.open takes longer)
-                if _stamp(os.fstat(file.fileno())) != tuple(self.stamps[position].tolist()):
-                    raise UserError(f"{path}: has changed since the data were looked through; start again")
-                image: Image.Image = Image.open(file)
-                ImageOps.exif_transpose(image, in_place=True)
-                if image.mode != mode:
-                    image = image.convert(mode)
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # A pipe that took a file's place since must not be waited for.
+            with open(path, "rb", opener=_opened) as file:
+                status = os.fstat(file.fileno())
+                _check_regular(path, status)
+                image = self._image(path, file)
+        except UserError:
+            raise
+        except Exception as error:  # damaged files make Pillow raise nearly anything
             raise _unreadable(path, error) from None
+        if _stamp(status) != tuple(self.stamps[position].tolist()):
+            self._look_again(position, image, status)
+        return image
+
+    def _image(self, path: str, file: BinaryIO) -> np.ndarray:
+        image_module, image_ops = _pillow()
+        image = image_module.open(file)
+        if image.width * image.height > self.max_pixels:
+            raise UserError(
+                f"data.max_pixels={self.max_pixels}: {path} has {image.width} x {image.height} pixels; must be as many "
+                "at least, or the file be removed"
+            )
+        image_ops.exif_transpose(image, in_place=True)
+        mode = "RGB" if self.channels == 3 else "L"
+        if image.mode != mode:
+            image = image.convert(mode)
+        image.load()
         if image.size != (self.size, self.size):
-            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BILINEAR)
+            image = image_ops.fit(image, (self.size, self.size), image_module.Resampling.BILINEAR)
         return np.array(image).reshape(self.size, self.size, self.channels)
+
+    def _look_again(self, position: int, image: np.ndarray, status: os.stat_result) -> None:
+        """Go on with a file that was written since it was found, if its image is known and still the same."""
+        path = self.paths[position]
+        if self.digests is not None and digest_of(image) != self.digests[position].tobytes():
+            raise UserError(f"{path}: has changed since the data were looked through; start again")
+        self.stamps[position] = _stamp(status)
+        if self.digests is not None:
+            log.info("%s was written since the data were looked through; its image is the same", path)
+
+
+@cache
+def _pillow() -> tuple[Any, Any]:
+    """Pillow's modules, which take a while to import, without its own limit of pixels and its warnings about files."""
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    return Image, ImageOps
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """By which an image (height, width, channels) uint8 is known again: 8 bytes."""
+    return hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest()
+
+
+def digests_of(images: np.ndarray) -> np.ndarray:
+    """Those of (count, height, width, channels), as (count, 8) uint8."""
+    return np.frombuffer(b"".join(map(digest_of, images)), np.uint8).reshape(len(images), _DIGEST_BYTES)
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is named as an image and is no file; remove or rename it")
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
@@ -177,28 +262,51 @@ def _unreadable(path: str, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be read as an image ({error}); remove or replace it")
 
 
-def class_folders(folder: Path) -> dict[str, list[str]]:
+def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, list[str]]:
     """The image files under each folder of `folder`, in the order of torchvision's ImageFolder.
 
+    Links are followed, and each real folder is read once. `seen` are the real folders, by device and inode, that were
+    read before, to which those of each class are added.
+
     Raises:
-        UserError: naming `folder` when it has no folders, or the class folders without an image.
+        UserError: naming `folder` when it has no folders, the class folders without an image, and a folder that
+            belongs to two classes, or to one of train and of test.
     """
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
     images: dict[str, list[str]] = {}
     for name in names:
-        walk = sorted(os.walk(folder / name, followlinks=True))
+        own = dict(_real_folders(folder / name))
+        if twice := own.keys() & seen.keys():
+            first = min(twice, key=own.__getitem__)
+            raise UserError(
+                f"{own[first]}: is the same folder as {seen[first]}; must be of one class, and of train or test alone"
+            )
+        seen |= own
         images[name] = [
             os.path.join(place, file)  # noqa: PTH118  (for each of many files)
-            for place, _, files in walk
-            for file in sorted(files)
-            if file.lower().endswith(_SUFFIXES)
+            for place in sorted(own.values())
+            for file in sorted(os.listdir(place))  # noqa: PTH208
+            if file.lower().endswith(_SUFFIXES) and not os.path.isdir(os.path.join(place, file))  # noqa: PTH112, PTH118
         ]
     empty = [name for name, paths in images.items() if not paths]
     if empty:
         raise UserError(f"{folder}: no images ({', '.join(_SUFFIXES)}) in the classes {', '.join(empty)}")
     return images
+
+
+def _real_folders(top: Path) -> Iterator[tuple[tuple[int, int], str]]:
+    """The folder and those below it, each real one once, by device and inode."""
+    seen = set()
+    for place, folders, _ in os.walk(top, followlinks=True):
+        folders.sort()
+        status = os.stat(place)  # noqa: PTH116
+        if (key := (status.st_dev, status.st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(key)
+        yield key, place
 
 
 @dataclass(frozen=True)

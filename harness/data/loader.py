@@ -38,7 +38,7 @@ class Loader:
         self._normalise = Normalisation(dataset.mean, dataset.std, *dataset.shape[1:], device)
         parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         self._labels = {name: part.labels.to(device) for name, part in parts.items()}
-        in_files = dataset.train.images.stamp is not None
+        in_files = dataset.train.images.in_files
         try:
             if in_files or not belongs_on_device(data, self._bytes(dataset), device):
                 streamed = {name: StreamedPart(part, self.batch_size, device) for name, part in parts.items()}

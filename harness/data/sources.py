@@ -202,6 +202,7 @@ def read_idx(path: Path) -> np.ndarray:
 def _image_folder(config: ImageFolderData) -> Source:
     """Every image of `root/train/<class>` and `root/test/<class>`, undecoded."""
     parts = []
+    seen: dict[tuple[int, int], str] = {}
     for name in ("train", "test"):
         folder = (Path(config.root) / name).absolute()
         if not folder.is_dir():
@@ -209,7 +210,7 @@ def _image_folder(config: ImageFolderData) -> Source:
                 f"data.root={config.root}: there is no folder {folder}\n"
                 "Put images into train/<class>/ and test/<class>/ under data.root."
             )
-        parts.append(class_folders(folder))
+        parts.append(class_folders(folder, seen))
     if odd := sorted(parts[0].keys() ^ parts[1].keys()):
         raise UserError(f"data.root={config.root}: train and test must have the same classes; only in one: {odd}")
     classes = tuple(parts[0])
@@ -219,7 +220,8 @@ def _image_folder(config: ImageFolderData) -> Source:
     for part in parts:
         paths = [path for members in part.values() for path in members]
         labels = torch.arange(len(part)).repeat_interleave(torch.tensor([len(members) for members in part.values()]))
-        files = ImageFiles.find(paths, config.image_size, config.channels, config.workers or usable_cores())
+        threads = config.workers or usable_cores()
+        files = ImageFiles.find(paths, config.image_size, config.channels, threads, config.max_pixels)
         splits.append(Split(files, labels))
     return Source(splits[0], splits[1], classes)
 

@@ -88,6 +88,8 @@ def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
     """
     names = sorted({*state.identity, *identity})
     changed = [name for name in names if state.identity.get(name) != identity.get(name)]
+    if "data.normalisation" not in state.identity:  # of before it was noted; it follows from the data
+        changed.remove("data.normalisation")
     environment = [name for name in changed if name.startswith(("versions.", "environment."))]
     settings = [name for name in changed if name not in environment]
     if settings:

@@ -149,7 +149,7 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
     # Groups that the network has no parameters for are in the preview alone.
     plan = preview.of(list(learner.rates))
     _announce(request, dataset, learner.model, plan)
-    identity = identities.describe(config, dataset.fingerprint, compute)
+    identity = identities.describe(config, dataset.facts, compute)
     return Training(
         request=request,
         compute=compute,

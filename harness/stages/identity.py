@@ -45,10 +45,10 @@ def as_asked(config: Config) -> dict[str, Any]:
     return flatten(config.plain(Role.NO_BITS, Role.SCHEDULE))
 
 
-def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, Any]:
+def describe(config: Config, data: dict[str, Any], compute: Compute) -> dict[str, Any]:
     """Dotted names and plain values of everything but the schedule that can change the bits of a run.
 
-    `fingerprint` is that of the data.
+    `data` are the data's fingerprint and normalisation.
     """
     environment: dict[str, Any] = {
         "device": compute.device_name,
@@ -62,7 +62,7 @@ def describe(config: Config, fingerprint: str, compute: Compute) -> dict[str, An
         environment["augment_code"] = [_foreign_code(each.target) for each in config.augment.values()]
     if compute.device.type == "cpu":
         environment |= {"cpu": cpu_name()} | ({"compiler": _compiler()} if config.compile else {})
-    circumstances = {"data": {"fingerprint": fingerprint}, "precision": compute.precision, "environment": environment}
+    circumstances = {"data": data, "precision": compute.precision, "environment": environment}
     return settings(config) | flatten(circumstances | {"versions": versions()})
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # How the names of that part of an identity begin which is known only where the run is.
-_CIRCUMSTANCES = ("data.fingerprint", "environment.", "precision", "versions.")
+_CIRCUMSTANCES = ("data.fingerprint", "data.normalisation", "environment.", "precision", "versions.")
 
 
 def names(identity: Mapping[str, Any], epochs: Iterable[Mapping[str, float]]) -> list[str]:

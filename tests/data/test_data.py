@@ -1,5 +1,8 @@
 import gzip
+import os
+import shutil
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -104,7 +107,7 @@ def test_an_augmentation_of_one_s_own_takes_a_class_and_changes_the_identity(tmp
     def batches(*overrides):
         config, parts = dataset("data=digits", "data.train_size=200", *overrides)
         epoch = torch.cat([images for images, _ in Loader(parts, config, torch.device("cpu")).train(3)])
-        return epoch, describe(config, parts.fingerprint, set_up(config))
+        return epoch, describe(config, parts.facts, set_up(config))
 
     own = "+augment.brighter={_target_: my_augmentations.Brighter, by: %s}"
     (plain, before), (brighter, after) = batches(), batches(own % 2.0)
@@ -196,6 +199,10 @@ def write_pictures(root, classes=("cat", "a dog"), mode="RGB", size=(20, 12)):
                 Image.new(mode, size, (value * 200,) * len(mode)).save(folder / f"{number}.png")
 
 
+def pictures(root):
+    return dataset("data=image_folder", f"data.root={root}", "data.val_fraction=0.2")[1]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_folder_is_cut_square_scaled_and_labelled_by_folder(tmp_path, channels):
     write_pictures(tmp_path)
@@ -217,6 +224,47 @@ def test_image_folder_names_the_file_it_cannot_read(tmp_path):
     (tmp_path / "train" / "cat" / "bad.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"bad.png: cannot be read as an image"):
         dataset("data=image_folder", f"data.root={tmp_path}")
+
+
+def test_each_real_folder_is_read_once_however_many_links_lead_there(tmp_path):
+    write_pictures(tmp_path, "ab")
+    before = pictures(tmp_path).fingerprint
+    (tmp_path / "train" / "a" / "again").symlink_to(tmp_path / "train" / "a")
+    (tmp_path / "train" / "a" / "up").symlink_to(tmp_path / "train" / "a" / "again")
+    assert pictures(tmp_path).fingerprint == before
+    shutil.move(tmp_path / "train" / "b", tmp_path / "elsewhere")
+    (tmp_path / "train" / "b").symlink_to(tmp_path / "elsewhere")
+    assert pictures(tmp_path).fingerprint == before
+
+
+@pytest.mark.parametrize("place", ["train/c", "test/a/more"])
+def test_a_folder_of_two_classes_or_of_train_and_test_is_refused(tmp_path, place):
+    write_pictures(tmp_path, "ab")
+    (tmp_path / place).symlink_to(tmp_path / "train" / "a")
+    with pytest.raises(UserError, match=rf"{place}: is the same folder as .*train/a; must be of one class"):
+        pictures(tmp_path)
+
+
+def test_a_pipe_named_as_an_image_is_refused_not_waited_for(tmp_path):
+    write_pictures(tmp_path, "ab")
+    os.mkfifo(tmp_path / "test" / "b" / "x.jpg")
+    with pytest.raises(UserError, match=r"b/x\.jpg: is named as an image and is no file"):
+        pictures(tmp_path)
+    (tmp_path / "test" / "b" / "x.jpg").unlink()
+    (tmp_path / "test" / "b" / "x.jpg").mkdir()
+    pictures(tmp_path)
+
+
+def test_a_file_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    write_pictures(tmp_path, "ab")
+    bomb = tmp_path / "train" / "a" / "bomb.png"
+    Image.new("L", (300, 200)).save(bomb)
+    content = bytearray(bomb.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 50_000)  # its header alone says so
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    bomb.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.max_pixels=200000000: .*bomb\.png has 60000 x 50000 pixels"):
+        pictures(tmp_path)
 
 
 def test_image_folder_with_different_classes_in_test_is_refused(tmp_path):

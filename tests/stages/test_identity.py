@@ -13,13 +13,13 @@ from harness.training.devices import set_up
 def test_the_identity_holds_the_variables_by_which_libraries_choose_kernels(monkeypatch, variable):
     config, _ = compose_config(SMALL)
     dataset, compute = load_dataset(config.data), set_up(config)
-    before = describe(config, dataset.fingerprint, compute)
+    before = describe(config, dataset.facts, compute)
     monkeypatch.setenv(variable, "COMPATIBLE")
-    changed = describe(config, dataset.fingerprint, compute)
+    changed = describe(config, dataset.facts, compute)
     assert {name for name in changed if changed[name] != before.get(name)} == {f"environment.variables.{variable}"}
     monkeypatch.delenv(variable)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    assert describe(config, dataset.fingerprint, compute) == before
+    assert describe(config, dataset.facts, compute) == before
 
 
 def test_the_identity_of_a_compiled_run_on_the_cpu_holds_the_compiler(monkeypatch, tmp_path):
@@ -29,7 +29,7 @@ def test_the_identity_of_a_compiled_run_on_the_cpu_holds_the_compiler(monkeypatc
     monkeypatch.setenv("CXX", str(compiler))
     for how, wanted in (("true", "mine 1.2"), ("false", None)):
         config, _ = compose_config([*SMALL, f"compile={how}"])
-        identity = describe(config, load_dataset(config.data).fingerprint, set_up(config))
+        identity = describe(config, load_dataset(config.data).facts, set_up(config))
         assert identity.get("environment.compiler") == wanted
 
 
@@ -39,6 +39,6 @@ def test_the_identity_holds_the_code_of_an_optimizer_that_is_not_torch_s(monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     config, _ = compose_config([*SMALL, "optimizer=sgd", "optimizer._target_=my_optimizers.Mine"])
     dataset, compute = load_dataset(config.data), set_up(config)
-    before = describe(config, dataset.fingerprint, compute)
+    before = describe(config, dataset.facts, compute)
     source.write_text(source.read_text() + "# another line\n")
-    assert describe(config, dataset.fingerprint, compute) != before
+    assert describe(config, dataset.facts, compute) != before
