@@ -1,0 +1,151 @@
+"""Damaged and odd images in a folder of sound ones, read from memory and from their files."""
+
+import io
+import os
+import random
+import shutil
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from support.small_runs import compose_once
+
+from harness.config import ImageFolderData
+from harness.data import dataset as datasets
+from harness.data.dataset import Dataset, load_dataset
+from harness.errors import UserError, printable
+
+from .campaign import Campaign
+
+_KINDS = (
+    ("JPEG", ".jpg", ("L", "RGB", "CMYK")),
+    ("PNG", ".png", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    ("BMP", ".bmp", ("1", "L", "P", "RGB")),
+    ("TIFF", ".tif", ("1", "L", "P", "RGB", "RGBA", "CMYK", "F", "I;16")),
+    ("WEBP", ".webp", ("RGB", "RGBA")),
+    ("PPM", ".ppm", ("1", "L", "RGB")),
+)
+
+
+def _prepare(shared: Path) -> None:
+    rng = random.Random(0)
+    for part, count in (("train", 4), ("test", 1)):
+        for label in ("a", "b"):
+            (folder := shared / part / label).mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number}.png").write_bytes(_picture(rng, "PNG", "RGB"))
+
+
+def _attempt(rng: random.Random, shared: Path, folder: Path) -> str:
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.umask(0)
+    shutil.copytree(shared, "images")
+    name = os.fsencode(rng.choice(["x", "x y", "x\n\x1b[31m", "ä", "-x", "x" * 200])) + rng.choice([b"", b"", b"\xff"])
+    format_, suffix, modes = rng.choice(_KINDS)
+    path = Path(os.fsdecode(b"images/train/a/" + name + os.fsencode(rng.choice([suffix, suffix, ".JPG"]))))
+    how = rng.choice(list(_WAYS))
+    _WAYS[how](rng, path, _picture(rng, format_, rng.choice(modes)))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = [_read(storage, path) for storage in ("host", "disk", "disk")]
+    assert not warned, f"{how}: {warned[0].message}"
+    assert all(isinstance(each, str) for each in found) or len(set(found)) == 1, f"{how}: {found}"
+    return f"{how}: {'refused' if isinstance(found[0], str) else 'read'}"
+
+
+def _read(storage: str, path: Path) -> str | tuple[str, bytes]:
+    """The fingerprint and the pixels of validation, or what was said against the folder."""
+    settings = ("data=image_folder", "data.root=images", "data.image_size=8", "data.val_fraction=0.3")
+    config = compose_once(*settings, f"data.storage={storage}")[0].data
+    assert isinstance(config, ImageFolderData)
+    datasets._kept = None
+    try:
+        parts: Dataset = load_dataset(config)
+    except UserError as error:
+        text = str(error)
+        assert path.name in text or "images" in text, f"names no file: {text!r}"
+        assert printable(printable(text)) == printable(text)
+        return text
+    pixels = parts.val.images.decoded().pixels.numpy().tobytes()
+    return parts.fingerprint, pixels
+
+
+def _picture(rng: random.Random, format_: str, mode: str) -> bytes:
+    size = (rng.randint(1, 60), rng.randint(1, 60))
+    pixels = np.frombuffer(rng.randbytes(3 * size[0] * size[1]), np.uint8).reshape(size[1], size[0], 3)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels).convert("L" if mode == "LA" else "RGB").convert(mode)
+    content = io.BytesIO()
+    image.save(content, format_)
+    return content.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _bits(rng: random.Random, path: Path, content: bytes) -> None:
+    changed = bytearray(content)
+    for _ in range(rng.randint(1, 10)):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    _write(path, bytes(changed))
+
+
+def _header(rng: random.Random, path: Path, content: bytes) -> None:
+    start = rng.randrange(min(64, len(content)))
+    _write(path, content[:start] + rng.randbytes(4) + content[start + 4 :])
+
+
+def _splice(rng: random.Random, path: Path, content: bytes) -> None:
+    first, second = sorted(rng.randrange(len(content)) for _ in range(2))
+    _write(path, content[:second] + content[first:])
+
+
+def _bomb(rng: random.Random, path: Path, content: bytes) -> None:
+    """A PNG whose header claims more pixels than any memory holds."""
+    width, height = (rng.choice([20_000, 60_000, 2**31 - 1]) for _ in range(2))
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+    )
+    _write(path, b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def _linked(rng: random.Random, path: Path, content: bytes) -> None:
+    target = rng.choice([path.name, "nowhere", ".", "..", "../../test/a/0.png", "/dev/zero", "/dev/null"])
+    path.symlink_to(target)
+
+
+def _unreadable(rng: random.Random, path: Path, content: bytes) -> None:
+    _write(path, content)
+    path.chmod(0)
+
+
+_WAYS = {
+    "sound": lambda rng, path, content: _write(path, content),
+    "bits": _bits,
+    "cut": lambda rng, path, content: _write(path, content[: rng.randrange(len(content))]),
+    "header": _header,
+    "spliced": _splice,
+    "noise": lambda rng, path, content: _write(path, rng.randbytes(rng.randrange(2000))),
+    "bomb": _bomb,
+    "pipe": lambda rng, path, content: os.mkfifo(path),
+    "folder": lambda rng, path, content: path.mkdir(),
+    "link": _linked,
+    "unreadable": _unreadable,
+}
+
+CAMPAIGN = Campaign(
+    what="damaged and odd images; the same pixels from memory and from files, or one message with the file's name",
+    cases=5000,
+    few=10,
+    prepare=_prepare,
+    attempt=_attempt,
+    seconds=30,
+)
