@@ -111,7 +111,7 @@ class Walk:
         while claim is None:
             minutes = wait.look(store.holder(name)) / 60
             if sharing.overtake_after is not None and minutes >= sharing.overtake_after:
-                log.warning("stages.overtake_after=%g: %s here, too", sharing.overtake_after, wait.what)
+                log.warning("stages.overtake_after=%g: %s trained here, too", sharing.overtake_after, wait.what)
                 return None
             check()
             claim = store.claim(name, _SECONDS_BETWEEN_LOOKS)
@@ -130,7 +130,7 @@ class _Wait:
 
     def __init__(self, epoch: int, target: int) -> None:
         are = "is" if target == epoch + 1 else "are"
-        self.what = f"{epochs_text(epoch, target - 1)} {are} trained"
+        self.what = f"{epochs_text(epoch, target - 1)} {are}"
         self._holder: dict[str, Any] = {}
         self._moved = self._next_word = time.monotonic()
         self._is_first = True
@@ -155,7 +155,7 @@ class _Wait:
         since = f", which began at {about['since']}" if "since" in about else ""
         so_far = f" and has reached epoch {about['epoch']}" if "epoch" in about else ""
         idle_text = f"; no progress for {plural(int(idle / 60), 'minute')}" if idle >= 60 else ""
-        text = f"{self.what} by {who}{since}{so_far}: {still}waiting for it{idle_text}"
+        text = f"{self.what} being trained by {who}{since}{so_far}: {still}waiting for it{idle_text}"
         if idle >= _LONG:
             log.warning("%s; stop it if it hangs, or set stages.overtake_after=MINUTES to train them here", text)
         else:

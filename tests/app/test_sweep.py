@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,20 @@ def test_a_sweep_that_ended_in_its_report_is_unfinished_and_says_so(tmp_path, mo
     if isinstance(error, Exception):
         report_on_sweep(completed=False)  # how the sweep itself ended is on its way up already
         assert "no report: no ink" in caplog.text
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2])
+def test_a_sweep_is_finished_when_each_job_left_a_completed_run(tmp_path, monkeypatch, jobs):
+    open_folder(tmp_path, ["-m"]).release()
+    write_run(tmp_path / "0")
+    monkeypatch.setattr(SweepPlanner, "folder", tmp_path)
+    monkeypatch.setattr(SweepPlanner, "jobs", jobs)
+    monkeypatch.setattr("harness.report.plots.PICTURES", {})
+    ending = nullcontext() if jobs < 2 else pytest.raises(UserError, match="of 2 jobs only 1 left a completed run")
+    with ending:
+        report_on_sweep(completed=True)
+    assert read_sealed(tmp_path / SWEEP)["finished"] == (jobs < 2)
+    assert (tmp_path / "report" / "report.md").exists()
 
 
 def test_a_job_that_cannot_be_planned_takes_nothing_from_the_others(tmp_path):

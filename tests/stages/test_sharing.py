@@ -329,7 +329,7 @@ def test_a_run_that_waits_says_for_whom_and_for_how_long_there_was_no_progress(m
     wait, about = _Wait(0, 30), {"process": 7, "host": "box", "since": "noon", "epoch": 0}
     further = {**about, "epoch": 12}
     assert [wait.look(holder) for holder in (about, about, about, further, further, further)] == [0, 1, 60, 0, 59, 659]
-    who, still = "epochs 0 to 29 are trained by process 7 on box, which began at noon", "still waiting for it"
+    who, still = "epochs 0 to 29 are being trained by process 7 on box, which began at noon", "still waiting for it"
     hangs = "stop it if it hangs, or set stages.overtake_after=MINUTES to train them here"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", f"{who} and has reached epoch 0: waiting for it"),
@@ -343,7 +343,7 @@ def test_a_run_that_waits_says_for_whom_and_for_how_long_there_was_no_progress(m
 def test_a_holder_of_whom_nothing_is_known_is_another_process(holder, caplog):
     caplog.set_level(logging.INFO)
     _Wait(3, 4).look(holder)
-    assert caplog.messages[0].startswith("epoch 3 is trained by ")
+    assert caplog.messages[0].startswith("epoch 3 is being trained by ")
 
 
 def test_who_makes_no_progress_is_overtaken_by_a_setting_and_the_bits_are_the_same(store, tmp_path, caplog):
