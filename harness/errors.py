@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+_LONG = 200  # letters of a value that a message shows
+
 
 class UserError(Exception):
     """A wrong setting, file or environment; its text names the setting, the value and what is allowed.
@@ -32,6 +34,23 @@ def closest(word: str, known: Sequence[str]) -> str:
     """A hint such as ` (did you mean gamma?)`, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shown(value: object) -> str:
+    """A value as the user would write it in YAML; of a long one its beginning."""
+    if value is None or isinstance(value, bool):
+        text = "null" if value is None else str(value).lower()
+    else:
+        text = repr(value) if isinstance(value, str) and _reads_as_number(value) else str(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
