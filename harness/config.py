@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
-from harness.errors import UserError, closest
+from harness.errors import UserError, closest, shown
 
 
 class Role(Enum):
@@ -22,7 +31,13 @@ class Role(Enum):
     PLACE = "decides them by the content that lies there"
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
+LARGEST = 2**63 - 1  # what whole numbers of 64 bits hold
+# A plan of so many takes half a minute and 150 MB, and a run of them weeks; of ten times as many neither is of use.
+MOST_EPOCHS = 1_000_000
+# More cores has no machine, and torch does not survive so many threads that the system refuses to start them.
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -38,7 +53,7 @@ class _Settings(BaseModel):
 
 class _Data(_Settings):
     val_fraction: Fraction
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Seed
     train_size: PositiveInt | None
     crop_padding: Annotated[int, Field(ge=0, le=64)]
     flip: bool
@@ -74,7 +89,7 @@ class ImageFolderData(_Data):
     image_size: Annotated[int, Field(ge=1, le=1024)]
     channels: Literal[1, 3]
     storage: Annotated[Literal["auto", "device", "host", "disk"], Role.NO_BITS]
-    workers: Annotated[PositiveInt | None, Role.NO_BITS]
+    workers: Annotated[Threads | None, Role.NO_BITS]
     max_pixels: Annotated[PositiveInt, Role.NO_BITS]
 
 
@@ -100,10 +115,10 @@ class SmallCnnModel(_Settings):
 
 
 class CifarResNetModel(_Settings):
-    """The ResNet of He et al. (2016), section 4.2; `depth` = 6n + 2."""
+    """The ResNet of He et al. (2016), section 4.2; `depth` = 6n + 2, up to the deepest of theirs."""
 
     name: Literal["cifar_resnet"]
-    depth: int
+    depth: Annotated[int, Field(le=1202)]
 
     @field_validator("depth")
     @classmethod
@@ -131,6 +146,9 @@ ModelConfig = Annotated[
 ]
 
 
+_IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+
+
 class ClassConfig(BaseModel):
     """A class by its import path, `_target_`, and the arguments that it is called with.
 
@@ -139,12 +157,16 @@ class ClassConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    target: Annotated[str, Field(alias="_target_", pattern=r"^\w+(\.\w+)+$")]
+    target: Annotated[str, Field(alias="_target_", pattern=_IMPORT_PATH)]
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All keys but `_target_`, as plain Python values."""
         return dict(self.model_extra or {})
+
+    def plain(self) -> dict[str, Any]:
+        """As nested plain values, under the names that the user writes."""
+        return self.model_dump(by_alias=True)
 
 
 class OptimizerConfig(ClassConfig):
@@ -173,8 +195,8 @@ class StagesConfig(_Settings):
 
     dir: str | None
     every: PositiveInt
-    limit_gb: Annotated[float, Field(gt=0.0)]
-    memory_mb: Annotated[float, Field(ge=0.0)]
+    limit_gb: Annotated[float, Field(gt=0.0, le=1e9)]  # an exabyte
+    memory_mb: Annotated[float, Field(ge=0.0, le=1e9)]
     overtake_after: Annotated[float, Field(gt=0.0)] | None = None
 
 
@@ -200,21 +222,32 @@ class Config(_Settings):
     optimizer: OptimizerConfig
     augment: dict[str, ClassConfig] = Field(default_factory=dict)
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
-    epochs: Annotated[PositiveInt, Role.SCHEDULE]
-    batch_size: Annotated[int, Field(ge=0), BeforeValidator(_batch_size)]  # AUTO until it is known what fits
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS), Role.SCHEDULE]
+    batch_size: Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_batch_size)]  # may be AUTO
+    seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
     precision: Annotated[Precision, Role.MACHINE]
     deterministic: bool
     compile: bool
     cuda_graphs: bool
     profile: Annotated[bool, Role.NO_BITS]
-    threads: Annotated[PositiveInt | None, Role.MACHINE]
+    threads: Annotated[Threads | None, Role.MACHINE]
     resume: Annotated[str | None, Role.NO_BITS]
     checkpoint: Annotated[CheckpointConfig, Role.NO_BITS]
     stages: Annotated[StagesConfig, Role.NO_BITS]
     plan_only: Annotated[bool, Role.NO_BITS] = False
     stop_on_nan: Annotated[bool, Role.NO_BITS] = False
+    allow: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]], Role.NO_BITS] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _names_only_code_that_may_run(self) -> Config:
+        """Before any of it is imported, since that already runs it."""
+        settings = [("scheduler", self.scheduler, "torch"), ("optimizer", self.optimizer, "torch")]
+        settings += [(f"augment.{name}", each, "harness") for name, each in self.augment.items()]
+        wrong = [line for key, each, own in settings for line in _wrong_settings(key, each.plain(), (own, *self.allow))]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
 
 
 _ALLOWED_TEXT = {
@@ -249,6 +282,33 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         raise UserError("\n".join(lines)) from None
 
 
+def _wrong_settings(key: str, node: Any, packages: Sequence[str]) -> Iterator[str]:
+    """A line for each setting of a class, nested ones too, that names code that may not run, or is no usable number."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield from _wrong_target(key, node["_target_"], packages)
+        for name, value in node.items():
+            yield from _wrong_settings(f"{key}.{name}", value, packages)
+    elif isinstance(node, list | tuple):
+        for position, value in enumerate(node):
+            yield from _wrong_settings(f"{key}[{position}]", value, packages)
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield f"{key}={node}: must be a finite number"
+    elif isinstance(node, int) and not -LARGEST <= node <= LARGEST:
+        yield f"{key}={shown(node)}: must be a whole number between -{LARGEST} and {LARGEST}"
+
+
+def _wrong_target(key: str, target: object, packages: Sequence[str]) -> Iterator[str]:
+    if not isinstance(target, str) or not re.match(_IMPORT_PATH, target):
+        yield f"{key}._target_={shown(target)}: must be {_ALLOWED_TEXT['_target_']}"
+    elif (package := target.partition(".")[0]) not in packages:
+        more = ",".join([*packages[1:], package])
+        yield (
+            f"{key}._target_={target}: must be a class of {packages[0]}, or of a package whose code you allow to run: "
+            f"allow=[{more}] on the command line, or in conf/config.yaml"
+        )
+
+
 def _having(settings: BaseModel, roles: Collection[Role]) -> dict[str, Any]:
     """The names of the settings with one of these roles, nested as pydantic wants them for what it is to leave out."""
     named: dict[str, Any] = {}
@@ -261,6 +321,8 @@ def _having(settings: BaseModel, roles: Collection[Role]) -> dict[str, Any]:
 
 
 def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:
+    if not details["loc"]:  # of several settings, each with its key
+        return details["msg"].removeprefix("Value error, ")
     path = _path_in(details["loc"], values)
     key = ".".join(path)
     if details["type"] == "missing":
@@ -276,14 +338,7 @@ def _describe(details: ErrorDetails, values: Mapping[str, Any]) -> str:
     allowed = _ALLOWED_TEXT.get(path[-1]) or _TYPE_TEXT.get(details["type"])
     message = re.sub("^Input should be ", "must be ", details["msg"].removeprefix("Value error, "))
     text = f"must be {allowed}" if allowed else message
-    return f"{key}={_shown(details['input'])}: {text}"
-
-
-def _shown(value: object) -> str:
-    """As the user would write it in YAML."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{key}={shown(details['input'])}: {text}"
 
 
 def _path_in(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+_LONG = 200  # letters of a value that a message shows
+
 
 class UserError(Exception):
     """A wrong setting, file or environment; its text names the setting, the value and what is allowed.
@@ -48,6 +50,23 @@ def closest(word: str, known: Sequence[str]) -> str:
 def printable(text: str, kept: str = "\n\t") -> str:
     """Text without signs, but for the kept ones, that would steer a terminal or break a line of a log."""
     return "".join(s if s.isprintable() or s in kept else "\N{REPLACEMENT CHARACTER}" for s in text)
+
+
+def shown(value: object) -> str:
+    """A value as the user would write it in YAML; of a long one its beginning."""
+    if value is None or isinstance(value, bool):
+        text = "null" if value is None else str(value).lower()
+    else:
+        text = repr(value) if isinstance(value, str) and _reads_as_number(value) else str(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from harness.config import Config, Role
 from harness.files import code_digest
+from harness.instantiate import resolve_class
 from harness.machine import cpu_name, versions
 from harness.record import flatten
 from harness.training.devices import Compute
@@ -81,7 +81,7 @@ def _compiler() -> str | None:
 
 def _foreign_code(target: str) -> str | None:
     """SHA-256 of the file that a class is from, if that is not torch, whose version says it."""
-    module = pkgutil.resolve_name(target).__module__
+    module = resolve_class("environment", target, object).__module__
     if module.startswith("torch."):
         return None
     return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()

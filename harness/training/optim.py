@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from harness.config import OptimizerConfig
 from harness.errors import UserError
-from harness.instantiate import check_arguments, resolve_class
+from harness.instantiate import check_arguments, refusal, resolve_class
 
 DEFAULT_GROUP = "default"
 NORMS_AND_BIASES = "norms_and_biases"
@@ -25,26 +26,49 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     A parameter belongs to the first group of `config.groups` that matches it, else to the group `default`.
 
     Raises:
-        UserError: for a setting that the optimizer does not have or refuses, and for a group without parameters.
+        UserError: for a setting that the optimizer does not have, or refuses when it is built or in a step, and for a
+            group without parameters.
     """
-    return _build(config, _parameter_groups(config, model))
+    groups = _parameter_groups(config, model)
+    _try_a_step(config, {name: [_like(members[0])] for name, members in groups.items()})
+    return _build(config, groups)
 
 
 def preview_optimizer(config: OptimizerConfig) -> Optimizer:
     """The configured optimizer with one empty parameter in each group: all that a schedule's plan needs.
 
     Raises:
-        UserError: as `build_optimizer`.
+        UserError: as `build_optimizer`, but for what only a step shows.
     """
     return _build(config, {name: [nn.Parameter(torch.zeros(1))] for name in (DEFAULT_GROUP, *config.groups)})
 
 
+def _like(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter of one element, of the same number of dimensions, device and type."""
+    return nn.Parameter(torch.zeros([1] * parameter.ndim, device=parameter.device, dtype=parameter.dtype))
+
+
+def _try_a_step(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) -> None:
+    """Some settings fail only in a step, which comes after all data are read."""
+    optimizer = _build(config, groups)
+    for parameter in chain.from_iterable(groups.values()):
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:  # whatever an optimizer's arithmetic may raise
+        raise refusal("optimizer", type(optimizer), config.arguments, error) from error
+
+
+_UNFIT = {
+    torch.optim.LBFGS: "needs several passes a step; must be a one-pass optimizer",
+    torch.optim.SparseAdam: "needs sparse gradients, which no network here has; must be another optimizer",
+}
+
+
 def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) -> Optimizer:
     cls = resolve_class("optimizer", config.target, Optimizer)
-    if cls is torch.optim.LBFGS:
-        raise UserError(
-            f"optimizer._target_={config.target}: needs several passes a step; must be a one-pass optimizer"
-        )
+    if cls in _UNFIT:
+        raise UserError(f"optimizer._target_={config.target}: {_UNFIT[cls]}")
     arguments = config.arguments
     check_arguments("optimizer", cls, arguments, given=("params",))
     others = ("fused", "foreach", "differentiable")
@@ -59,8 +83,8 @@ def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) ->
     arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     try:
         optimizer: Optimizer = cls(entries, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {config.target} refused its settings: {error}") from None
+    except Exception as error:  # whatever an optimizer's arithmetic may raise
+        raise refusal("optimizer", cls, config.arguments, error) from error
     return optimizer
 
 

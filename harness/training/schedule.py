@@ -6,8 +6,8 @@ will use. Epochs count from 0; the rate of an epoch is the one that epoch is tra
 
 from __future__ import annotations
 
+import logging
 import math
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,43 +17,51 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from harness.config import ClassConfig
 from harness.errors import UserError
+from harness.instantiate import refusal, resolve_class
 from harness.training.plan import LrPlan
-from harness.training.schedule_rules import check_settings
+from harness.training.schedule_rules import check_settings, has_parts
+
+log = logging.getLogger(__name__)
+
+_MANY_EPOCHS = 100_000  # take seconds to plan
 
 
 def build_scheduler(config: ClassConfig, optimizer: Optimizer) -> LRScheduler:
     """The scheduler that the configuration describes, on the real optimizer.
 
-    Nested `_target_` entries (the parts of a `SequentialLR`, say) are built too, schedulers among them with the
-    same optimizer.
+    The `schedulers` of a `SequentialLR` or `ChainedScheduler` are built too, with the same optimizer, and nothing else.
 
     Raises:
         UserError: naming the setting, for a class that is no scheduler stepped by epoch, for an argument that it
             does not have, and for a value outside the rules of the class.
     """
     check_settings(config)
-    try:
-        scheduler: LRScheduler = _build({"_target_": config.target, **config.arguments}, optimizer)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
-        raise UserError(f"scheduler: {config.target} refused its settings: {error}") from None
-    return scheduler
+    return _build("scheduler", {"_target_": config.target, **config.arguments}, optimizer)
 
 
 def make_plan(config: ClassConfig, optimizer: Optimizer, epochs: int) -> LrPlan:
     """Step the configured scheduler through `epochs` epochs over a stand-in for `optimizer`, which stays untouched.
 
     Raises:
-        UserError: as `build_scheduler`, and when a rate is negative or not finite, or when the scheduler changes
-            anything besides the learning rate (momentum, say), which a plan of rates cannot describe.
+        UserError: as `build_scheduler`, when the scheduler fails in an epoch, when a rate is negative or not finite,
+            and when anything besides the learning rate changes (momentum, say), which a plan of rates cannot describe.
     """
+    if epochs >= _MANY_EPOCHS:
+        log.info("planning the learning rates of %s epochs", f"{epochs:,}")
     stand_in = _stand_in(optimizer)
     before = _other_settings(stand_in)
     scheduler = build_scheduler(config, stand_in)
     rates: list[tuple[float, ...]] = []
     for epoch in range(epochs):
-        rates.append(tuple(float(group["lr"]) for group in stand_in.param_groups))
-        _check_epoch(config, epoch, rates[-1], before, _other_settings(stand_in))
-        step(stand_in, scheduler)
+        try:
+            rates.append(tuple(float(group["lr"]) for group in stand_in.param_groups))
+            _check_epoch(config, epoch, rates[-1], before, _other_settings(stand_in))
+            step(stand_in, scheduler)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a scheduler's arithmetic may raise
+            told = refusal("scheduler", type(scheduler), config.arguments, error)
+            raise UserError(f"{told} (after epoch {epoch})") from error
     return LrPlan(tuple(group["name"] for group in optimizer.param_groups), tuple(rates))
 
 
@@ -94,13 +102,15 @@ def _stand_in(optimizer: Optimizer) -> Optimizer:
     return stand_in
 
 
-def _build(node: Any, optimizer: Optimizer) -> Any:
-    if isinstance(node, list):
-        return [_build(item, optimizer) for item in node]
-    if not (isinstance(node, Mapping) and "_target_" in node):
-        return node
-    arguments = {name: _build(value, optimizer) for name, value in node.items() if name != "_target_"}
-    made = pkgutil.resolve_name(node["_target_"])
-    if isinstance(made, type) and issubclass(made, LRScheduler):
-        arguments["optimizer"] = optimizer
-    return made(**arguments)
+def _build(key: str, settings: Mapping[str, Any], optimizer: Optimizer) -> LRScheduler:
+    arguments = {name: value for name, value in settings.items() if name != "_target_"}
+    cls = resolve_class(key, settings["_target_"], LRScheduler)
+    given = dict(arguments)
+    if has_parts(cls):
+        parts = enumerate(arguments["schedulers"])
+        given["schedulers"] = [_build(f"{key}.schedulers[{number}]", part, optimizer) for number, part in parts]
+    try:
+        scheduler: LRScheduler = cls(optimizer=optimizer, **given)
+    except Exception as error:  # whatever a scheduler's arithmetic may raise
+        raise refusal(key, cls, arguments, error) from error
+    return scheduler

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.config import ClassConfig
-from harness.errors import UserError
+from harness.errors import UserError, shown
 from harness.instantiate import check_arguments, resolve_class
 from harness.training.plan import LrPlan
 
@@ -28,8 +28,15 @@ def check_settings(config: ClassConfig) -> None:
                 f"{node.key}._target_={node.target}: steps on a metric, so its rates are not known before training; "
                 "must be a scheduler that is stepped by epoch"
             )
-        check_arguments(node.key, node.cls, node.arguments, given=("optimizer",))
+        parts = ("schedulers",) if has_parts(node.cls) else ()
+        _check_nesting(node.key, {name: value for name, value in node.arguments.items() if name not in parts})
         _check_values(node)
+        check_arguments(node.key, node.cls, node.arguments, given=("optimizer",), parts=parts)
+
+
+def has_parts(cls: type) -> bool:
+    """Whether it is made of other schedulers, its `schedulers`."""
+    return issubclass(cls, torch_schedulers.SequentialLR | torch_schedulers.ChainedScheduler)
 
 
 def plan_warnings(config: ClassConfig, plan: LrPlan) -> list[str]:
@@ -66,9 +73,11 @@ class _Node:
 def _nodes(key: str, target: str, arguments: dict[str, Any], start: int, end: int) -> Iterator[_Node]:
     cls = resolve_class(key, target, LRScheduler)
     yield _Node(key, target, cls, arguments, start, end)
-    parts = arguments.get("schedulers")
-    if not isinstance(parts, list):
+    if not has_parts(cls):
         return
+    parts = arguments.get("schedulers")
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"{key}.schedulers={shown(parts)}: must be a list of schedulers, each with a _target_")
     switches = arguments.get("milestones") if issubclass(cls, torch_schedulers.SequentialLR) else None
     for position, part in enumerate(parts):
         if not (isinstance(part, Mapping) and isinstance(part.get("_target_"), str)):
@@ -81,8 +90,27 @@ def _nodes(key: str, target: str, arguments: dict[str, Any], start: int, end: in
         yield from _nodes(f"{key}.schedulers[{position}]", part["_target_"], inner, first, last)
 
 
+def _check_nesting(key: str, value: object) -> None:
+    """Refuse what would have to be built and is no part of a schedule."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            raise UserError(f"{key}={shown(value)}: must be a plain value; only schedulers hold what has a _target_")
+        for name, each in value.items():
+            _check_nesting(f"{key}.{name}", each)
+    elif isinstance(value, list):
+        for position, each in enumerate(value):
+            _check_nesting(f"{key}[{position}]", each)
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+_PERIODS = {
+    torch_schedulers.StepLR: "step_size",
+    torch_schedulers.CosineAnnealingLR: "T_max",
+    torch_schedulers.CosineAnnealingWarmRestarts: "T_0",
+}
 
 
 def _check_values(node: _Node) -> None:
@@ -93,10 +121,10 @@ def _check_values(node: _Node) -> None:
         )
     if issubclass(cls, torch_schedulers.MultiStepLR | torch_schedulers.SequentialLR) and "milestones" in arguments:
         _check_milestones(node.key, arguments["milestones"])
-    if issubclass(cls, torch_schedulers.StepLR) and "step_size" in arguments:
-        step_size = arguments["step_size"]
-        if not _is_whole(step_size) or step_size < 1:
-            raise UserError(f"{node.key}.step_size={step_size}: must be a whole number of epochs, 1 or more")
+    for periodic, name in _PERIODS.items():
+        period = arguments.get(name, 1)
+        if issubclass(cls, periodic) and not (_is_whole(period) and period >= 1):
+            raise UserError(f"{node.key}.{name}={shown(period)}: must be a whole number of epochs, 1 or more")
     decays = torch_schedulers.MultiStepLR | torch_schedulers.StepLR | torch_schedulers.ExponentialLR
     if issubclass(cls, decays) and "gamma" in arguments:
         gamma = arguments["gamma"]

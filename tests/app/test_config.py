@@ -53,6 +53,16 @@ def test_defaults_are_the_source_s():
         (["deterministic=maybe"], "^deterministic=maybe: must be true or false$"),
         (["scheduler.milestones=30,80"], "use key="),
         (["epochs=0", "seed=-1"], "(?s)epochs=0.*seed=-1"),
+        (["optimizer.weight_decay=inf"], "^optimizer.weight_decay=inf: must be a finite number$"),
+        (["+optimizer.groups.x={match: head, eps: 1e400}"], "^optimizer.groups.x.eps=inf: must be a finite number$"),
+        (["scheduler.milestones=[3,1e400]"], r"^scheduler.milestones\[1\]=inf: must be a finite number$"),
+        (
+            ["scheduler.gamma=99999999999999999999"],
+            "^scheduler.gamma=99999999999999999999: must be a whole number betw",
+        ),
+        (["batch_size=99999999999999999999"], "^batch_size=99999999999999999999: must be a whole number of images"),
+        (["optimizer._target_=9.x"], "^optimizer._target_=9.x: must be the import path of a class"),
+        (["allow=numpy"], "^allow=numpy: must be a list$"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(overrides, message):
@@ -69,3 +79,42 @@ def test_sgd_with_momentum_is_one_override_away():
 def test_augment_none_wins_over_an_experiment_and_gives_way_to_a_key():
     config, _ = compose_config(["experiment=cifar10_96", "augment=none", "data.flip=true"])
     assert (config.data.crop_padding, config.data.flip, config.data.cutout, config.augment) == (0, True, 0, {})
+
+
+HOSTILE = """
+import pathlib
+pathlib.Path("imported").touch()
+
+def call(**given):
+    pathlib.Path("called").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("scheduler._target_=%s", "scheduler"),
+        ("scheduler.gamma={_target_: %s}", "scheduler.gamma"),
+        ("+scheduler.schedulers=[{_target_: %s}]", r"scheduler.schedulers\[0\]"),
+        ("optimizer._target_=%s", "optimizer"),
+        ("optimizer.betas=[{_target_: %s}, 0.9]", r"optimizer.betas\[0\]"),
+        ("+optimizer.groups.x={match: head, lr: {_target_: %s}}", "optimizer.groups.x.lr"),
+        ("+augment.x={_target_: %s}", "augment.x"),
+        ("+augment.x={_target_: harness.data.augment.Cutout, size: {_target_: %s}}", "augment.x.size"),
+    ],
+)
+def test_code_that_is_not_allowed_is_not_even_imported(tmp_path, monkeypatch, place, key):
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^{key}._target_=hostile.call: must be .* allow=\[hostile\] on the command"):
+        compose_config([place % "hostile.call"])
+    assert [path.name for path in tmp_path.iterdir()] == ["hostile.py"]
+
+
+def test_packages_are_allowed_one_by_one():
+    overrides = ["scheduler._target_=mine.Schedule", "allow=[yours]"]
+    with pytest.raises(UserError, match=r"_target_=mine.Schedule: .* allow=\[yours,mine\]"):
+        compose_config(overrides)
+    config, _ = compose_config([*overrides[:1], "allow=[yours,mine]"])
+    assert config.scheduler.target == "mine.Schedule"

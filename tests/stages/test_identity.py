@@ -37,7 +37,8 @@ def test_the_identity_holds_the_code_of_an_optimizer_that_is_not_torch_s(monkeyp
     source = tmp_path / "my_optimizers.py"
     source.write_text("import torch\n\nclass Mine(torch.optim.SGD):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    config, _ = compose_config([*SMALL, "optimizer=sgd", "optimizer._target_=my_optimizers.Mine"])
+    own = ("optimizer=sgd", "optimizer._target_=my_optimizers.Mine", "allow=[my_optimizers]")
+    config, _ = compose_config([*SMALL, *own])
     dataset, compute = load_dataset(config.data), set_up(config)
     before = describe(config, dataset.facts, compute)
     source.write_text(source.read_text() + "# another line\n")

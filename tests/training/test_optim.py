@@ -50,6 +50,23 @@ def test_groups_may_have_their_own_learning_rate():
         (["+optimizer.groups.default={match: head}"], "groups.default: is the group of all other parameters"),
         (["optimizer.weight_decay=-1"], "Invalid weight_decay value: -1"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas"], "must be a one-pass optimizer"),
+        (["optimizer._target_=torch.optim.SparseAdam"], "_target_=torch.optim.SparseAdam: needs sparse gradients"),
+        (["+optimizer.maximize=no"], "^optimizer.maximize=no: must be true or false$"),
+        (["optimizer=sgd", "optimizer.nesterov=off"], "^optimizer.nesterov=off: must be true or false$"),
+        (["+optimizer.foreach=1"], "^optimizer.foreach=1: must be true, false or null$"),
+        (["optimizer.weight_decay=true"], "^optimizer.weight_decay=true: must be a number$"),
+        (["optimizer.eps='1e-8'"], "^optimizer.eps='1e-8': must be a number$"),
+        (["optimizer.betas=[]"], r"^optimizer.betas=\[\]: must be a list of 2 values$"),
+        (["+optimizer.groups.x={match: head, amsgrad: no}"], "^optimizer.groups.x.amsgrad=no: must be true or false$"),
+        (
+            ["optimizer.betas=[0.9,7]"],
+            r"^optimizer.betas=\[0.9, 7\]: must be what AdamW can work with, .* Invalid beta",
+        ),
+        (
+            ["optimizer._target_=torch.optim.NAdam", "~optimizer.amsgrad", "+optimizer.capturable=true"],
+            "^optimizer.capturable=true: must be what NAdam can work with",
+        ),
+        (["+optimizer.fused=true", "+optimizer.foreach=true"], "fused=true, optimizer.foreach=true: must be what"),
     ],
 )
 def test_impossible_groups_and_settings_are_refused(overrides, message):

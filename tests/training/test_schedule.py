@@ -158,11 +158,59 @@ def test_making_a_plan_leaves_the_optimizer_untouched():
             },
             r"scheduler.schedulers\[1\].milestones=\[4, 2\]: 2 comes after 4",
         ),
+        ("CosineAnnealingLR", {"T_max": 0}, "scheduler.T_max=0: must be a whole number of epochs, 1 or more"),
+        ("CosineAnnealingLR", {"T_max": 2.5}, "scheduler.T_max=2.5: must be a whole number of epochs, 1 or more"),
+        ("CosineAnnealingLR", {"T_max": 5, "eta_min": "x"}, "scheduler.eta_min=x: must be a number"),
+        ("OneCycleLR", {"max_lr": 1, "three_phase": "no"}, "scheduler.three_phase=no: must be true or false"),
+        ("OneCycleLR", {"max_lr": "0.1"}, "scheduler.max_lr='0.1': must be a number or a list, each a number"),
+        ("OneCycleLR", {"max_lr": 1, "anneal_strategy": "cosine"}, "anneal_strategy=cosine: must be cos or linear"),
+        ("LambdaLR", {"lr_lambda": "print"}, "scheduler.lr_lambda=print: must be a function, which no"),
+        ("ConstantLR", {"factor": True}, "scheduler.factor=true: must be a number"),
+        ("ConstantLR", {"total_iters": {"_target_": TORCH + "StepLR"}}, "total_iters={.*must be a plain value"),
+        ("SequentialLR", {"milestones": [5], "schedulers": []}, r"scheduler.schedulers=\[\]: must be a list of sched"),
+        (
+            "SequentialLR",
+            {"milestones": [5], "schedulers": [{"_target_": TORCH + "LinearLR", "total_iters": "5"}] * 2},
+            r"scheduler.schedulers\[0\].total_iters='5': must be a whole number",
+        ),
+        (
+            "SequentialLR",
+            {"milestones": [5], "schedulers": [{"_target_": "torch.hub.load"}] * 2},
+            "_target_=torch.hub.l",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name, arguments, message):
     with pytest.raises(UserError, match=message):
         check_settings(config(name, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            config("LRScheduler"),
+            "scheduler._target_=.*LRScheduler: must be what LRScheduler can work with.*NotImplementedError",
+        ),
+        (
+            config("PolynomialLR", power=-1, total_iters=2),
+            "scheduler.power=-1: must be what PolynomialLR.*after epoch 1",
+        ),
+        (config("LinearLR", start_factor=2.0), "scheduler.start_factor=2.0: must be what LinearLR can work with"),
+        (
+            config("SequentialLR", milestones=[2], schedulers=[{"_target_": TORCH + "ConstantLR"}]),
+            "scheduler.*SequentialL",
+        ),
+        (
+            config("CyclicLR", base_lr=0.1, max_lr=0.2, step_size_up=0, cycle_momentum=False),
+            "scheduler.*step_size_up=0",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else value.target.rpartition(".")[2],
+)
+def test_what_a_scheduler_s_own_arithmetic_cannot_do_is_told_by_its_settings(schedule, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(schedule, optimizer(1.0), 5)
 
 
 def test_a_schedule_that_also_turns_the_momentum_is_refused():
