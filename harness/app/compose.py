@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -62,25 +62,77 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, str]:
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     except HydraException as error:
         raise UserError(message(error, overrides)) from None
+    except ValueError:
+        if (text := refused_choice(overrides)) is None:
+            raise
+        raise UserError(text) from None
     name = composed.hydra.runtime.choices.scheduler
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     return typed_config(composed), name
 
 
+# What other programs call it.
+_SYNONYMS = {
+    "learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size", "max_epochs": "epochs",
+    "num_epochs": "epochs", "num_workers": "workers", "random_seed": "seed", "arch": "architecture",
+}  # fmt: skip
+
+
 def message(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message for a wrong override; for an unknown key in the form key, value, what is allowed."""
+    """Hydra's message for a wrong override, in one line; where it can be in the form key, value, what is allowed."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _wrong_choice(error, overrides)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value ({error.message.splitlines()[0]})"
     cause: BaseException | None = error
     while cause is not None and not isinstance(error, UserError):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
-            parent, _, key = str(cause.full_key).rpartition(".")
-            known = [str(name) for name in cause.parent_node if name != "hydra"]
-            typed = next((text for text in overrides if Override.parse(text).key == cause.full_key), cause.full_key)
-            where = f" in {parent}" if parent else ""
-            hint = _MIXED if parent == "scheduler" and _names_several_schedules(overrides) else ""
-            return f"{typed}: unknown setting{closest(key, known)}; known{where}: {', '.join(known)}{hint}"
+            return _unknown_key(str(cause.full_key), cause.parent_node, overrides)
         cause = cause.__cause__
-    return str(error).partition("\nConfig search path")[0].strip()
+    text = str(error).partition("\nConfig search path")[0].strip()
+    if text.startswith("Ambiguous value for argument"):
+        typed = text.split("'")[1]
+        return (
+            f"{typed}: must be one value; several are swept with -m (python train.py -m {typed}), a list has brackets"
+        )
+    return text
+
+
+def refused_choice(overrides: Sequence[str]) -> str | None:
+    """The message for a group's choice that is no name, at which Hydra raises what is no exception of its own."""
+    for override in map(Override.parse, overrides):
+        folder = CONFIG_DIR / override.key
+        if not override.key or (folder.is_dir() and override.text != override.key):
+            names = sorted(path.stem for path in folder.glob("*.yaml"))
+            if override.key and any(override.text.endswith(f"={name}") for name in names):
+                continue
+            return f"{override.text}: must be one of {', '.join(names)}" if override.key else f"{override.text}: no key"
+    return None
+
+
+def _wrong_choice(error: MissingConfigException, overrides: Sequence[str]) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    typed = next((text for text in overrides if Override.parse(text).key == group), f"{group}={name}")
+    return f"{typed}: must be one of {', '.join(error.options or ())}{closest(name, error.options or ())}"
+
+
+def _unknown_key(full_key: str, parent_node: Any, overrides: Sequence[str]) -> str:
+    parent, _, key = full_key.rpartition(".")
+    known = [str(name) for name in parent_node if name != "hydra"]
+    typed = next((text for text in overrides if Override.parse(text).key == full_key), full_key)
+    where = f" in {parent}" if parent else ""
+    hint = _MIXED if parent == "scheduler" and _names_several_schedules(overrides) else ""
+    meant = _SYNONYMS.get(key, key)
+    deeper = [] if parent else [f"{name}.{inner}" for name in known for inner in _keys_of(parent_node, name)]
+    places = [place for place in (*known, *deeper) if place.rpartition(".")[2] == meant]
+    near = f" (did you mean {' or '.join(places)}?)" if places else closest(key, known)
+    return f"{typed}: unknown setting{near}; known{where}: {', '.join(known)}{hint}"
+
+
+def _keys_of(node: Any, name: str) -> list[str]:
+    inner = node._get_node(name)
+    return [str(key) for key in inner] if isinstance(inner, DictConfig) and not inner._is_none() else []
 
 
 def _names_several_schedules(overrides: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
-from harness.app.compose import job_title, message, typed_config
+from harness.app.compose import job_title, message, refused_choice, typed_config
 from harness.app.resume import check_agreement, resumed
 from harness.app.sweep_folder import seen_from_here
 from harness.app.sweep_plan import boundaries_to_save
@@ -53,19 +53,23 @@ def run_job(composed: DictConfig) -> None:
 
 
 def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
-    from harness.machine import spare_the_collector
-    from harness.runs.folder import record_failure
-    from harness.runs.run import run
-
-    raise_from_now_on()
-    spare_the_collector()
     is_sweep = hydra.mode == RunMode.MULTIRUN
     try:
-        return run(_request(composed, hydra, folder, is_sweep))
+        # Before torch is imported, which takes seconds: a typo need not wait for that.
+        config = typed_config(composed)
+        _check_mode(config, is_sweep)
+        from harness.machine import spare_the_collector
+        from harness.runs.run import run
+
+        raise_from_now_on()
+        spare_the_collector()
+        return run(_request(config, composed, hydra, folder))
     except Exception as error:
         is_users = isinstance(error, UserError)
         log.error("%s", error, exc_info=None if is_users else error)
         if is_sweep:
+            from harness.runs.folder import record_failure
+
             record_failure(folder, error, hydra.runtime.choices.scheduler, composed.get("seed"))
         if is_sweep or not is_users:
             _open_log()
@@ -79,14 +83,14 @@ def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
             remove_unused(folder)
 
 
-def _request(composed: DictConfig, hydra: DictConfig, folder: Path, is_sweep: bool) -> Request:
+def _request(config: Config, composed: DictConfig, hydra: DictConfig, folder: Path) -> Request:
     """What the job's composition asks for."""
     from harness.runs.request import Request
 
     # Not the present one where hydra.job.chdir is set, or where a launcher runs its jobs in another folder.
     start = Path(hydra.runtime.cwd)
-    config = _with_images_from(start, typed_config(composed))
-    _check_mode(config, is_sweep)
+    config = _with_images_from(start, config)
+    is_sweep = hydra.mode == RunMode.MULTIRUN
     overrides = tuple(text for text in hydra.overrides.task if not text.startswith("resume="))
     setting = config.resume or ("auto" if is_sweep else None)
     names_folder = setting not in (None, "auto", "never")
@@ -166,6 +170,14 @@ def _run_hydra(entry: Callable[[], Any]) -> None:
         completed = True
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(message(error, sys.argv[1:])) from None
+    except ValueError:
+        if (text := refused_choice(sys.argv[1:])) is None:
+            raise
+        raise UserError(text) from None
+    except OSError as error:  # of Hydra's own files and folders; those of runs are told by them
+        if error.filename is None:
+            raise
+        raise UserError(f"{os.fsdecode(error.filename)}: cannot be written: {error.strerror}") from None
     finally:
         report_on_sweep(completed)
 

@@ -3,7 +3,9 @@
 import json
 import os
 import pty
+import re
 import subprocess
+import sys
 
 import pytest
 from support.processes import run_script
@@ -112,3 +114,30 @@ def test_a_job_of_an_interrupted_sweep_is_continued_on_its_own_though_its_folder
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "summary.json").read_text())["epochs"] == 5
     assert "epochs=5" in (folder / ".hydra" / "overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("scheduler=multistp", "scheduler=multistp: must be one of constant, .* \\(did you mean multistep\\?\\)"),
+        ("scheduler=5", "scheduler=5: must be one of constant, cosine"),
+        ("data=null", "data=null: must be one of cifar10, "),
+        ("lr=0.1", r"lr=0.1: unknown setting \(did you mean optimizer\.lr\?\)"),
+        ("milestones=[3]", r"milestones=\[3\]: unknown setting \(did you mean scheduler\.milestones\?\)"),
+        ("optimizer.learning_rate=1", r"optimizer.learning_rate=1: unknown setting \(did you mean lr\?\)"),
+        ("seed=0,1", "seed=0,1: must be one value; several are swept with -m"),
+        ("scheduler.milestones=[30,80", r"scheduler.milestones=\[30,80: cannot be read as key=value"),
+        (f"hydra.run.dir={300 * 'a'}", "a{300}: cannot be written: File name too long"),
+        ("epochs=abc", "epochs=abc: must be a whole number"),
+    ],
+)
+def test_a_typo_is_answered_in_one_line_without_waiting_for_torch(tmp_path, typed, said):
+    command = [sys.executable, "-X", "importtime", *train_command(typed)[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(lines) == 1
+    assert re.match(f"error: {said}", lines[0]), lines[0]
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+    assert not list(tmp_path.glob("runs/*"))
