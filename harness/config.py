@@ -24,6 +24,11 @@ class Role(Enum):
 
 
 LARGEST = 2**63 - 1  # what whole numbers of 64 bits hold
+# A plan of so many takes half a minute and 150 MB, and a run of them weeks; of ten times as many neither is of use.
+MOST_EPOCHS = 1_000_000
+# More cores has no machine, and torch does not survive so many threads that the system refuses to start them.
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -40,7 +45,7 @@ class _Settings(BaseModel):
 
 class _Data(_Settings):
     val_fraction: Fraction
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Seed
     train_size: PositiveInt | None
     crop_padding: Annotated[int, Field(ge=0, le=64)]
     flip: bool
@@ -73,7 +78,7 @@ class ImageFolderData(_Data):
     image_size: Annotated[int, Field(ge=1, le=1024)]
     channels: Literal[1, 3]
     storage: Annotated[Literal["auto", "device", "host", "disk"], Role.NO_BITS]
-    workers: Annotated[PositiveInt | None, Role.NO_BITS]
+    workers: Annotated[Threads | None, Role.NO_BITS]
 
 
 class SyntheticData(_InMemoryData):
@@ -98,10 +103,10 @@ class SmallCnnModel(_Settings):
 
 
 class CifarResNetModel(_Settings):
-    """The ResNet of He et al. (2016), section 4.2; `depth` = 6n + 2."""
+    """The ResNet of He et al. (2016), section 4.2; `depth` = 6n + 2, up to the deepest of theirs."""
 
     name: Literal["cifar_resnet"]
-    depth: int
+    depth: Annotated[int, Field(le=1202)]
 
     @field_validator("depth")
     @classmethod
@@ -177,8 +182,8 @@ class StagesConfig(_Settings):
 
     dir: str | None
     every: PositiveInt
-    limit_gb: Annotated[float, Field(gt=0.0)]
-    memory_mb: Annotated[float, Field(ge=0.0)]
+    limit_gb: Annotated[float, Field(gt=0.0, le=1e9)]  # an exabyte
+    memory_mb: Annotated[float, Field(ge=0.0, le=1e9)]
 
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -192,16 +197,16 @@ class Config(_Settings):
     optimizer: OptimizerConfig
     augment: dict[str, ClassConfig] = Field(default_factory=dict)
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
-    epochs: Annotated[PositiveInt, Role.SCHEDULE]
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS), Role.SCHEDULE]
     batch_size: PositiveInt
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
     precision: Annotated[Precision, Role.MACHINE]
     deterministic: bool
     compile: bool
     cuda_graphs: bool
     profile: Annotated[bool, Role.NO_BITS]
-    threads: Annotated[PositiveInt | None, Role.MACHINE]
+    threads: Annotated[Threads | None, Role.MACHINE]
     resume: Annotated[str | None, Role.NO_BITS]
     checkpoint: Annotated[CheckpointConfig, Role.NO_BITS]
     stages: Annotated[StagesConfig, Role.NO_BITS]

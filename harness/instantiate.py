@@ -70,7 +70,8 @@ def refusal(key: str, cls: type, arguments: Mapping[str, Any], error: Exception)
     spoken_of = [name for name, stem in stems.items() if re.search(rf"\b{stem}s?\b", str(error))] or list(arguments)
     settings = ", ".join(f"{key}.{name}={shown(arguments[name])}" for name in spoken_of)
     text = str(error) if isinstance(error, TypeError | ValueError | RuntimeError) and str(error) else repr(error)
-    return UserError(f"{settings or key}: must be what {cls.__name__} can work with, which says: {text}")
+    settings = settings or f"{key}._target_={cls.__module__}.{cls.__qualname__}"
+    return UserError(f"{settings}: must be what {cls.__name__} can work with, which says: {text}")
 
 
 @cache

@@ -228,10 +228,12 @@ def _synthetic(config: SyntheticData) -> Source:
     """One random pattern a class, seen through noise: learnable, of any size, the same on every machine."""
     rng = generator(config.split_seed, "synthetic images")
     shape = (config.channels, config.image_size, config.image_size)
+    counts = (config.images, max(config.images // 5, config.classes))
+    # A pattern's numbers have eight bytes each, and so has a label.
+    require_memory(config, (sum(counts) + 8 * config.classes) * math.prod(shape) + 8 * sum(counts))
     patterns = torch.randint(0, 256, (config.classes, *shape), generator=rng)
-    require_memory(config, (6 * config.images // 5 + config.classes) * math.prod(shape))
     parts = []
-    for count in (config.images, max(config.images // 5, config.classes)):
+    for count in counts:
         labels = torch.arange(count) % config.classes
         images = torch.empty(count, *shape, dtype=torch.uint8)
         for chosen in torch.arange(count).split(1024):

@@ -9,7 +9,7 @@ import logging
 
 import torch
 
-from harness.config import DataConfig, ImageFolderData
+from harness.config import DataConfig, ImageFolderData, SyntheticData
 from harness.errors import UserError
 from harness.machine import free_memory
 
@@ -38,6 +38,8 @@ def require_memory(config: DataConfig, needed: int) -> None:
     """
     if needed > (free := free_memory()):
         at_most = " or be read from files (data.storage=disk)" if isinstance(config, ImageFolderData) else ""
+        if isinstance(config, SyntheticData):
+            at_most = " (data.images, data.classes, data.channels, data.image_size)"
         raise UserError(
             f"data={config.name}: {in_words(needed)} of images are more than the {in_words(free)} of free memory; "
             f"must be fewer or smaller{at_most}"

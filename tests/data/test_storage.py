@@ -233,7 +233,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(fol
     monkeypatch.setattr(storage, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"more than the 0\.0 MB of free memory; must be .*data\.storage=disk"):
         load_dataset(settings_of(folder, f"data.storage={place}").data)
-    with pytest.raises(UserError, match=r"must be fewer or smaller$"):
+    with pytest.raises(UserError, match=r"must be fewer or smaller \(data.images, data.classes"):
         load_dataset(compose_config(["data=synthetic", f"data.storage={place}"])[0].data)
 
 

@@ -188,14 +188,19 @@ def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (config("LRScheduler"), "scheduler.last_epoch=-1: must be what LRScheduler can work with.*NotImplementedError"),
-        (config("PolynomialLR", power=-1, total_iters=2), "scheduler.*power=-1, .*PolynomialLR.*after epoch 1"),
+        (
+            config("LRScheduler"),
+            r"scheduler._target_=torch.optim.lr_scheduler.LRScheduler: must be what .* NotImplementedError\(\)",
+        ),
+        (
+            config("PolynomialLR", power=-1, total_iters=2),
+            "scheduler.power=-1: must be what PolynomialLR.*after epoch 1",
+        ),
         (config("LinearLR", start_factor=2.0), "scheduler.start_factor=2.0: must be what LinearLR can work with"),
         (
             config("SequentialLR", milestones=[2], schedulers=[{"_target_": TORCH + "ConstantLR"}]),
             "scheduler.*SequentialL",
         ),
-        (config("CosineAnnealingWarmRestarts", T_0=1, T_mult=10**18), "scheduler.*T_mult=1000000000000000000"),
         (
             config("CyclicLR", base_lr=0.1, max_lr=0.2, step_size_up=0, cycle_momentum=False),
             "scheduler.*step_size_up=0",
