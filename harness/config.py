@@ -8,7 +8,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from harness.errors import UserError, closest, shown
@@ -71,7 +79,10 @@ class TorchvisionData(_InMemoryData):
 
 
 class ImageFolderData(_Data):
-    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files."""
+    """`root/train/<class>/*` and `root/test/<class>/*`; `image_size` in pixels; `workers` threads decode files.
+
+    A file of more than `max_pixels` is refused undecoded.
+    """
 
     name: Literal["image_folder"]
     root: Annotated[str, Role.PLACE]
@@ -79,6 +90,7 @@ class ImageFolderData(_Data):
     channels: Literal[1, 3]
     storage: Annotated[Literal["auto", "device", "host", "disk"], Role.NO_BITS]
     workers: Annotated[Threads | None, Role.NO_BITS]
+    max_pixels: Annotated[PositiveInt, Role.NO_BITS]
 
 
 class SyntheticData(_InMemoryData):
@@ -178,15 +190,28 @@ class CheckpointConfig(_Settings):
 
 class StagesConfig(_Settings):
     """The stage store: its folder (null: this process's memory alone), how many epochs lie between the states that a
-    run leaves there, and its limits."""
+    run leaves there, its limits, and for how many minutes without progress another process is waited for (null: for as
+    long as it lives)."""
 
     dir: str | None
     every: PositiveInt
     limit_gb: Annotated[float, Field(gt=0.0, le=1e9)]  # an exabyte
     memory_mb: Annotated[float, Field(ge=0.0, le=1e9)]
+    overtake_after: Annotated[float, Field(gt=0.0)] | None = None
 
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+
+
+AUTO = 0
+
+
+def _batch_size(value: object) -> object:
+    if value == "auto":
+        return AUTO
+    if value == AUTO:
+        raise ValueError
+    return value
 
 
 class Config(_Settings):
@@ -198,7 +223,7 @@ class Config(_Settings):
     augment: dict[str, ClassConfig] = Field(default_factory=dict)
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS), Role.SCHEDULE]
-    batch_size: PositiveInt
+    batch_size: Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_batch_size)]  # may be AUTO
     seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
     precision: Annotated[Precision, Role.MACHINE]
@@ -211,6 +236,7 @@ class Config(_Settings):
     checkpoint: Annotated[CheckpointConfig, Role.NO_BITS]
     stages: Annotated[StagesConfig, Role.NO_BITS]
     plan_only: Annotated[bool, Role.NO_BITS] = False
+    stop_on_nan: Annotated[bool, Role.NO_BITS] = False
     allow: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]], Role.NO_BITS] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -225,6 +251,7 @@ class Config(_Settings):
 
 
 _ALLOWED_TEXT = {
+    "batch_size": "a whole number of images, 1 or more, or auto",
     "device": "auto, cpu, cuda or cuda:N",
     "precision": ", ".join(get_args(Precision)),
     "storage": "auto, device or host, or disk with data=image_folder",

@@ -24,7 +24,8 @@ _MEMORY = 8 << 30
 # By key, values that are right for some run.
 _KEYS = {
     "data.val_fraction": ["0.1", "0.5"], "data.split_seed": ["1"], "data.train_size": ["1", "100", "null"],
-    "data.crop_padding": ["0", "64"], "data.flip": ["true"], "data.cutout": ["2", "8"], "data.storage": ["host", "disk"],
+    "data.crop_padding": ["0", "64"], "data.flip": ["true"], "data.cutout": ["2", "8"],
+    "data.storage": ["host", "disk"],
     "data.name": ["mnist", "synthetic"], "model.name": ["resnet18"], "model.channels": ["[8,8]", "[1,1,1,1]"],
     "model.dropout": ["0.5"], "optimizer.lr": ["1", "1e-9", "1e300"], "optimizer.betas": ["[0,0]", "[0.5,0.5]"],
     "optimizer.eps": ["0", "1"], "optimizer.weight_decay": ["0", "1e200"], "optimizer.amsgrad": ["true"],
@@ -32,8 +33,10 @@ _KEYS = {
     "scheduler.milestones": ["[1]", "[1,2,3]", "[3,1]"], "scheduler.gamma": ["0.5", "0"], "scheduler.last_epoch": ["3"],
     "augment": ["none", "standard"], "epochs": ["1", "3"], "batch_size": ["1", "64", "auto"], "seed": ["7"],
     "device": ["auto", "cuda", "cuda:99"], "precision": ["bf16", "fp16", "tf32"], "deterministic": ["false"],
-    "compile": ["false"], "cuda_graphs": ["true"], "profile": ["false"], "stop_on_nan": ["true"], "threads": ["2", "null"],
-    "resume": ["auto", "never", "nowhere"], "plan_only": ["true"], "allow": ["[]", "[mine]"], "checkpoint.every": ["1", "9"],
+    "compile": ["false"], "cuda_graphs": ["true"], "profile": ["false"], "stop_on_nan": ["true"],
+    "threads": ["2", "null"],
+    "resume": ["auto", "never", "nowhere"], "plan_only": ["true"], "allow": ["[]", "[mine]"],
+    "checkpoint.every": ["1", "9"],
     "checkpoint.keep": ["9"], "stages.dir": ["store", "/proc/none"], "stages.every": ["1"], "stages.limit_gb": ["1e-9"],
     "stages.memory_mb": ["0"], "stages.overtake_after": ["1"], "checkpoint": [], "stages": [],
 }  # fmt: skip
@@ -60,7 +63,8 @@ _TYPOS = (
 _ODD = (
     "nan", "inf", "-inf", "1e400", "1e300", "1e-300", "-1", "0", "1", "2.5", "9223372036854775807", str(10**19),
     "1" + "0" * 400, "true", "false", "null", "no", "", "[]", "[[]]", "{}", "{a: 1}", "[1,2]", "[nan]", "[null]", "''",
-    "'1'", "text", "ä", "'\x1b[2J'", "'a\nb'", "${epochs}", "${nothing}", "${oc.env:NOTHING}", "???", "a" * 300, "[", "'",
+    "'1'", "text", "ä", "'\x1b[2J'", "'a\nb'", "${epochs}", "${nothing}", "${oc.env:NOTHING}", "???", "a" * 300, "[",
+    "'",
     "/", "..", "\\", "1,2", "%s", "[1000000000]",
 )  # fmt: skip
 _HOSTILE = (
@@ -102,8 +106,8 @@ def _gone(rng: random.Random) -> list[str]:
 
 def _hostile(rng: random.Random) -> list[str]:
     keys = ("scheduler._target_", "optimizer._target_", "scheduler.gamma", "optimizer.betas", "optimizer.lr", "epochs",
-            "+augment.x", "+optimizer.groups.x", "scheduler", "scheduler.milestones", "model", "data", "+scheduler.schedulers",
-            "+scheduler.eta_min", "+optimizer.maximize")  # fmt: skip
+            "+augment.x", "+optimizer.groups.x", "scheduler", "scheduler.milestones", "model", "data",
+            "+scheduler.schedulers", "+scheduler.eta_min", "+optimizer.maximize")  # fmt: skip
     bare = rng.choice(_HOSTILE)
     return [f"{rng.choice(keys)}={rng.choice([bare, f'[{bare}]', f'{{x: {bare}}}'])}"]
 

@@ -164,8 +164,10 @@ def test_a_file_that_is_gone_or_damaged_ends_the_epoch_with_its_name(folder, har
     for path in map(folder.joinpath, parts.train.images.paths):
         content = path.read_bytes()
         path.unlink()
-        if harm != "gone":
-            path.write_bytes(content[: len(content) // 2] if harm == "cut" else content + b" ")
+        if harm == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        if harm == "replaced":
+            Image.new("RGB", (8, 8), 7).save(path)
     with pytest.raises(UserError, match=r"train/[abc]/\d+\.(png|jpg): (cannot be read as an image|has changed since)"):
         list(batches)
     assert not threads()
@@ -233,7 +235,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(fol
     monkeypatch.setattr(storage, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"more than the 0\.0 MB of free memory; must be .*data\.storage=disk"):
         load_dataset(settings_of(folder, f"data.storage={place}").data)
-    with pytest.raises(UserError, match=r"must be fewer or smaller \(data.images, data.classes"):
+    with pytest.raises(UserError, match=r"must be fewer or smaller \(data\.images, "):
         load_dataset(compose_config(["data=synthetic", f"data.storage={place}"])[0].data)
 
 
@@ -302,6 +304,42 @@ def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_t
     for path in (tmp_path / "cache" / "lr-schedule-lab").iterdir():
         path.write_text("{")
     assert look() == (True, findings)
+
+
+@pytest.mark.parametrize("is_remembered", [False, True])
+def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(folder, monkeypatch, is_remembered):
+    for path in folder.rglob("*.*"):
+        os.utime(path, ns=(10**18, 10**18))
+    before = passes(loaded(folder, "data.storage=disk")[1])
+    monkeypatch.setattr(datasets, "_kept", None)
+    if is_remembered:
+        monkeypatch.setattr("harness.data.fingerprint.digests_of", lambda _: pytest.fail("examined again"))
+    else:
+        monkeypatch.setattr("harness.data.fingerprint._recall", lambda *_: None)
+    _, loader = loaded(folder, "data.storage=disk")
+    for path in folder.rglob("*.*"):
+        path.write_bytes(path.read_bytes() + b" ")  # other bytes, another time, the same image
+    assert_same_bits(before, passes(loader))
+
+
+@pytest.mark.parametrize("damage", ["a digit", "words"])
+def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(folder, monkeypatch, tmp_path, damage):
+    for path in folder.rglob("*.*"):
+        os.utime(path, ns=(10**18, 10**18))
+
+    def look():
+        monkeypatch.setattr(datasets, "_kept", None)
+        return load_dataset(settings_of(folder, "data.storage=disk").data)
+
+    found = look()
+    (memory,) = (tmp_path / "cache" / "lr-schedule-lab").iterdir()
+    content = json.loads(memory.read_text())
+    content["mean"][0] += 0.5
+    if damage == "words":
+        content = {"mean": "a", "std": {}}
+    memory.write_text(json.dumps(content))
+    assert look().facts == found.facts
+    assert json.loads(memory.read_text())["mean"] == list(found.mean)
 
 
 def test_digits_are_the_same_when_scikit_learn_keeps_them_elsewhere(monkeypatch):
