@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, QuotedString
-from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -52,7 +49,6 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, str]:
     Raises:
         UserError: as `typed_config`, and for overrides that Hydra refuses.
     """
-    check_choices(overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -111,41 +107,3 @@ def job_title(schedule: str, override_dirname: str) -> str:
     parts = override_dirname.split(_SEPARATOR)
     others = (part.removeprefix("scheduler.") for part in parts if not part.startswith("scheduler="))
     return " ".join([schedule, *filter(None, others)])
-
-
-# Of each a configuration has one.
-_ONE_OF = ("data", "model", "optimizer", "scheduler")
-
-
-def check_choices(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra has no message for: a choice that is no name, several where there is one, one taken out.
-
-    Raises:
-        UserError: with the names that there are.
-    """
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:  # Hydra will say what is wrong with it
-            continue
-        group = override.key_or_group
-        if not group:
-            raise UserError(f"{text}: must be key=value")
-        names = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-        if names and any(not _is_choice(group, value) for value in _choices(override)):
-            raise UserError(f"{text}: must be one of {', '.join(names)}")
-
-
-def _choices(override: HydraOverride) -> Sequence[object]:
-    """What an override chooses, one for each job; nothing that can be known of other sweeps than lists."""
-    if override.is_delete():
-        return [None] if override.key_or_group in _ONE_OF else []
-    value = override.value()
-    if isinstance(value, ChoiceSweep):
-        return value.list
-    return [] if override.is_sweep_override() else [value]
-
-
-def _is_choice(group: str, value: object) -> bool:
-    several_may_be = group not in _ONE_OF
-    return isinstance(value, str | QuotedString | dict) or (several_may_be and isinstance(value, list))
