@@ -62,6 +62,11 @@ def test_defaults_are_the_source_s():
         ),
         (["batch_size=99999999999999999999"], "^batch_size=99999999999999999999: must be a whole number of images"),
         (["optimizer._target_=9.x"], "^optimizer._target_=9.x: must be the import path of a class"),
+        (["epochs=1000001"], "^epochs=1000001: must be less than or equal to 1000000$"),
+        (["threads=1000000"], "^threads=1000000: must be less than or equal to 1024$"),
+        (["stages.limit_gb=1e300"], "^stages.limit_gb=1e[+]300: must be less than or equal to 1000000000$"),
+        (["stages.memory_mb=1e400"], "^stages.memory_mb=inf: must be a finite number$"),
+        (["model=resnet20", "model.depth=6000000002"], "^model.depth=6000000002: must be"),
         (["allow=numpy"], "^allow=numpy: must be a list$"),
     ],
 )

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from harness.app.compose import compose_config
+from harness.errors import UserError
+from harness.models import build as module
+from harness.models.build import build_model
+
+
+def network(*overrides, classes=10):
+    return build_model(compose_config(list(overrides))[0].model, (1, 8, 8), classes, [48, 16])
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        (
+            "[1000000000]",
+            r"^model.channels=\[1000000000\] with 10 classes: weights and gradients need 1,384.0 GB of memory",
+        ),
+        (
+            "[9223372036854775807,8]",
+            r"^model.channels=\[9223372036854775807, 8\] with 10 classes: must be a network that",
+        ),
+    ],
+)
+def test_a_network_beyond_memory_is_refused_before_it_is_built(channels, message):
+    with pytest.raises(UserError, match=message):
+        network(f"model.channels={channels}")
+
+
+def test_a_number_of_classes_beyond_memory_is_refused_as_well(monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 4_000_000)
+    with pytest.raises(UserError, match=r"^model.depth=20 with 10,000 classes: weights and gradients need 0.0 GB"):
+        network("model=resnet20", classes=10_000)
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "resnet20", "resnet18"])
+def test_sizing_a_network_up_leaves_its_initial_weights_as_they_were(model):
+    config = compose_config([f"model={model}"])[0].model
+    torch.manual_seed(0)
+    built = build_model(config, (1, 8, 8), 10, [16])
+    torch.manual_seed(0)
+    alone = module._own(config, (1, 8, 8), 10)
+    assert all(torch.equal(*pair) for pair in zip(built.parameters(), alone.parameters(), strict=True))
