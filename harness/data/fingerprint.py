@@ -8,18 +8,20 @@ import itertools
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.data.feeds import read_ahead
-from harness.data.images import Images, Split, digests_of
+from harness.data.images import DIGEST_BYTES, Images, Split, digests_of
 from harness.errors import UserError
 from harness.files import code_digest, read_sealed, write_sealed
 
@@ -135,12 +137,34 @@ def _remember(memory: Path, findings: Findings, parts: Sequence[Split]) -> None:
 
 
 def _recall(memory: Path, parts: Sequence[Split]) -> Findings | None:
-    """What was remembered; None where it is not just as it was written."""
-    if (content := read_sealed(memory)) is None:
+    """What was remembered; None where the file holds anything else than what could have been found in these parts."""
+    content = read_sealed(memory) or {}
+    fingerprint, mean, std, digests = (content.get(name) for name in ("fingerprint", "mean", "std", "digests"))
+    channels, count = parts[0].images.shape[1], sum(map(len, parts))
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
         return None
-    findings = Findings(content["fingerprint"], tuple(content["mean"]), tuple(content["std"]))
-    known = np.frombuffer(base64.b64decode(content["digests"]), np.uint8).reshape(sum(map(len, parts)), -1)
+    if not (_are_numbers(mean, channels) and _are_numbers(std, channels) and min(std) > 0):
+        return None
+    if not isinstance(digests, str) or len(known := _decoded(digests)) != count * DIGEST_BYTES:
+        return None
+    _give_digests(parts, np.frombuffer(known, np.uint8).reshape(count, DIGEST_BYTES))
+    return Findings(fingerprint, tuple(mean), tuple(std))
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    is_list = isinstance(values, list) and len(values) == count
+    return is_list and all(isinstance(value, float) and math.isfinite(value) for value in values)
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of base64; none where it is not that."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+
+
+def _give_digests(parts: Sequence[Split], known: np.ndarray) -> None:
     ends = itertools.accumulate(map(len, parts))
     for part, end in zip(parts, ends, strict=True):
         part.images.know_again(known[end - len(part) : end])
-    return findings

@@ -23,7 +23,7 @@ from harness.errors import UserError
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _IMAGES_A_TASK = 64
-_DIGEST_BYTES = 8
+DIGEST_BYTES = 8
 log = logging.getLogger(__name__)
 
 
@@ -237,12 +237,12 @@ def _pillow() -> tuple[Any, Any]:
 
 def digest_of(image: np.ndarray) -> bytes:
     """By which an image (height, width, channels) uint8 is known again: 8 bytes."""
-    return hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(images: np.ndarray) -> np.ndarray:
     """Those of (count, height, width, channels), as (count, 8) uint8."""
-    return np.frombuffer(b"".join(map(digest_of, images)), np.uint8).reshape(len(images), _DIGEST_BYTES)
+    return np.frombuffer(b"".join(map(digest_of, images)), np.uint8).reshape(len(images), DIGEST_BYTES)
 
 
 def _opened(path: str, flags: int) -> int:

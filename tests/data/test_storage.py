@@ -23,6 +23,7 @@ from harness.data.fingerprint import examine
 from harness.data.images import ImageFiles, MemoryImages, Split
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.files import read_sealed, write_sealed
 
 CPU = torch.device("cpu")
 PLACES = ("device", "host", "disk")
@@ -322,8 +323,14 @@ def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(folder
     assert_same_bits(before, passes(loader))
 
 
-@pytest.mark.parametrize("damage", ["a digit", "words"])
-def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(folder, monkeypatch, tmp_path, damage):
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"mean": [1.0]}, {"std": [1.0, 0.0, 1.0]}, {"std": None}, {"mean": ["1", "1", "1"]}, {"fingerprint": "e" * 63},
+        {"digests": "AAAA"}, {"digests": "?"}, {"digests": None}, "a digit", "words",
+    ],
+)  # fmt: skip
+def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(folder, monkeypatch, tmp_path, nonsense):
     for path in folder.rglob("*.*"):
         os.utime(path, ns=(10**18, 10**18))
 
@@ -333,13 +340,16 @@ def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(folder
 
     found = look()
     (memory,) = (tmp_path / "cache" / "lr-schedule-lab").iterdir()
-    content = json.loads(memory.read_text())
-    content["mean"][0] += 0.5
-    if damage == "words":
-        content = {"mean": "a", "std": {}}
-    memory.write_text(json.dumps(content))
+    content, sound = (json.loads(memory.read_text()) for _ in range(2))
+    if nonsense == "a digit":
+        content["mean"][0] += 0.5
+        memory.write_text(json.dumps(content))
+    elif nonsense == "words":
+        memory.write_text('{"mean": "a", "std": {}}')
+    else:
+        write_sealed(memory, {**read_sealed(memory), **nonsense})
     assert look().facts == found.facts
-    assert json.loads(memory.read_text())["mean"] == list(found.mean)
+    assert json.loads(memory.read_text()) == sound
 
 
 def test_digits_are_the_same_when_scikit_learn_keeps_them_elsewhere(monkeypatch):
