@@ -93,9 +93,8 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error).partition("\nConfig search path")[0].strip()
     if text.startswith("Ambiguous value for argument"):
         typed = text.split("'")[1]
-        return (
-            f"{typed}: must be one value; several are swept with -m (python train.py -m {typed}), a list has brackets"
-        )
+        key, _, values = typed.partition("=")
+        return f"{typed}: must be one value; several are swept with -m, and a list is typed as {key}=[{values}]"
     return text
 
 

@@ -14,7 +14,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ def _recall(memory: Path, parts: Sequence[Split]) -> Findings | None:
     return Findings(fingerprint, tuple(mean), tuple(std))
 
 
-def _are_numbers(values: Any, count: int) -> bool:
+def _are_numbers(values: Any, count: int) -> TypeGuard[list[float]]:
     is_list = isinstance(values, list) and len(values) == count
     return is_list and all(isinstance(value, float) and math.isfinite(value) for value in values)
 
