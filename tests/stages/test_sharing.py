@@ -19,6 +19,7 @@ from support.small_runs import SMALL, compose_once, read_rows, train, train_comm
 
 from harness import files
 from harness.app.compose import compose_config
+from harness.record import holds_run
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.stages.identity import settings as settings_of
@@ -90,7 +91,7 @@ def work(folder, jobs, moment):
         place = folder / name
         sharing = Sharing(StageStore(folder / "stages", 10**9, 0), True, 4, save_at)
         with undrawn():
-            run(Request(config, schedule, place, (place / "metrics.jsonl").exists(), sharing=sharing))
+            run(Request(config, schedule, place, holds_run(place), sharing=sharing))
     sys.setprofile(None)
 
 
