@@ -17,7 +17,7 @@ SLOW_FILES = {
     Path(__file__).parent / name
     for name in (
         "app/test_sweep.py", "app/test_train.py", "report/test_browser.py", "report/test_report.py",
-        "report/test_tensorboard.py", "runs/test_resume.py", "stages/test_sharing.py",
+        "report/test_tensorboard.py", "runs/test_resume.py", "stages/test_sharing.py", "test_campaigns.py",
     )
 }  # fmt: skip
 
