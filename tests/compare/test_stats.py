@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
-from harness.compare.stats import estimate, holm, paired, seeds_needed
+from harness.compare.stats import estimate, holm, paired, paired_power, seeds_needed
 
 accuracies = st.integers(0, 1000).map(lambda value: value / 1000)
 
@@ -88,3 +88,56 @@ def test_seeds_needed_reach_the_promised_power_in_simulation() -> None:
 def test_no_number_of_seeds_is_promised_for_a_difference_of_nothing() -> None:
     assert seeds_needed(0.0, 1.0, 0.05) is None
     assert seeds_needed(1e-6, 1.0, 0.05) is None
+
+
+def test_half_an_interval_is_what_stands_behind_plus_or_minus() -> None:
+    assert estimate([0.1, 0.3, 0.4]).half_width == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem([0.1, 0.3, 0.4]))
+    assert (estimate([0.3]).half_width, estimate([]).half_width) == (None, None)
+
+
+def test_one_shared_seed_is_a_difference_without_a_test() -> None:
+    found = paired({0: 0.5, 1: 0.6}, {1: 0.5, 2: 0.3})
+    assert (found.seeds, found.estimate.n, found.estimate.mean) == ((1,), 1, pytest.approx(0.1))
+    assert (found.p, found.p_permutation, found.smallest_permutation_p, paired({}, {}).seeds) == (None, None, None, ())
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_the_permutation_test_can_give_no_less_than_is_said(n: int) -> None:
+    found = paired({seed: 0.5 + seed / 100 for seed in range(n)}, dict.fromkeys(range(n), 0.2))
+    assert found.smallest_permutation_p == found.p_permutation == 2 / 2**n
+
+
+def test_beyond_twelve_seeds_no_permutation_test_is_made() -> None:
+    found = paired({seed: 0.5 + seed / 100 for seed in range(13)}, dict.fromkeys(range(13), 0.2))
+    assert found.p_permutation is None
+    assert found.p == found.p_t is not None
+
+
+def test_differences_that_are_equal_but_for_rounding_are_nothing_where_they_are_as_small() -> None:
+    found = paired({0: 0.1 + 0.2, 1: 0.3}, {0: 0.3, 1: 0.3})
+    assert (found.differences, found.p_t, found.p_permutation) == ((0.0, 0.0), 1.0, 1.0)
+
+
+def test_a_corrected_p_value_is_a_probability_and_grows_with_the_rank() -> None:
+    assert holm([0.04, 0.9, 0.01, 0.8]) == pytest.approx([0.12, 1.0, 0.04, 1.0])
+    assert holm([0.03, 0.031]) == [0.06, 0.06]
+
+
+@pytest.mark.parametrize(("n", "effect", "alpha"), [(3, 0.5, 0.05), (5, -1.2, 0.01)])
+def test_power_is_the_share_of_significant_results_in_simulation(n: int, effect: float, alpha: float) -> None:
+    draws = np.random.default_rng(1).normal(effect, 2.0, (100_000, n))
+    share = np.mean(
+        stats.ttest_1samp(draws, 0.0, axis=1, alternative="greater" if effect > 0 else "less").pvalue < alpha / 2
+    )
+    assert paired_power(n, effect, 2.0, alpha) == pytest.approx(share, abs=0.005)
+
+
+@pytest.mark.parametrize("n", [3, 4, 7, 10_000, 10_001])
+def test_seeds_needed_are_the_fewest_that_give_the_power_and_at_most_ten_thousand(n: int) -> None:
+    effect = float(optimize.brentq(lambda mean: paired_power(n - 0.5, mean, 1.0, 0.05) - 0.8, 1e-3, 20))  # type: ignore[arg-type]
+    assert seeds_needed(effect, 1.0, 0.05) == (n if n <= 10_000 else None)
+
+
+def test_two_seeds_are_the_fewest_and_no_spread_needs_no_number() -> None:
+    assert seeds_needed(30.0, 1.0, 0.05) == 2
+    assert seeds_needed(0.1, 0.0, 0.05) is None

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,11 @@ from hypothesis import strategies as st
 from support.processes import forking, run_script
 from support.small_runs import ROOT
 
+from harness.config import StagesConfig
 from harness.errors import UserError
 from harness.record import EpochRow
 from harness.stages import keys
-from harness.stages.store import StageStore, verify
+from harness.stages.store import StageStore, open_store, verify
 from harness.stages.tree import PlannedRun, StageTree
 from harness.training.plan import LrPlan
 from harness.training.state import TrainState, save_state
@@ -270,3 +273,132 @@ def test_a_holder_tells_who_it_is_and_how_far_it_came(tmp_path):
     assert (store.holder("a/b")["process"], store.holder("a/b")["epoch"]) == (os.getpid(), 3)
     held.release()
     assert store.holder("a/b") == {}
+
+
+def test_states_have_the_names_that_earlier_versions_gave_them():
+    """Else nothing in people's stores would be found again."""
+    identity = {**IDENTITY, "versions.torch": "2.14", "data.fingerprint": "f"}
+    name, earlier = keys.names_of(identity, [{"b": 0.5, "a": 1}, {"a": 0.1, "b": 0.25}])
+    assert (name, earlier) == (
+        "1f644063b8f32543ab82d59b704dbeee/343bb6823da1acaf6f98f3b81bdaf856a3805d8e10cce1d49337bdebd94981e4",
+        "60689518e41dbfe29dc60e01373050d053364de2f84480d44a5652c63935bb08",
+    )
+    assert keys.names(identity, []) == [
+        "1f644063b8f32543ab82d59b704dbeee/74ef715660f600deb8947b9b3b921de3b84115071cda1605e37fb8ad0651d6b1"
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_state_is_named_after_what_json_lacks(value):
+    with pytest.raises(ValueError, match="JSON"):
+        keys.root({"x": value})
+
+
+def test_debris_goes_after_a_day_and_nothing_else(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    name, held = put(store, [1]), store.claim("held", 0)
+    held.reached(1)
+    with store.sweep(["plan"]):
+        made = {"claims/held.lock", "claims/held.json", f"{name}.json", f"{name}.pt"}
+        made |= {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "sweeps").iterdir()}
+        for age in ("old", "new"):
+            for file in (f"{age}.tmp", f"x/{age}.tmp", f"claims/{age}.lock", f"claims/{age}.json", f"x/{age}.json"):
+                (tmp_path / file).parent.mkdir(exist_ok=True)
+                (tmp_path / file).touch()
+                made.add(file)
+        (tmp_path / "x" / "new.damaged").touch()
+        for file in made:
+            when = time.time() - (23 if "new" in file else 25) * 60 * 60
+            os.utime(tmp_path / file, (when, when))
+        gone = store.remove_debris()
+        debris = {file for file in made if "old" in file} | {"x/new.damaged"}
+        assert {path.relative_to(tmp_path).as_posix() for path in gone} == debris
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+        assert left == made - debris
+    assert StageStore(None, 10**9, 0).remove_debris() == []
+
+
+def test_an_entry_tells_its_size_and_what_was_noted(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    name, made = state([1])
+    store.put(name, made, {"seed": 7})
+    (entry,) = store.entries()
+    assert (entry.name, entry.key, entry.size) == (name, name.partition("/")[2], entry.path.stat().st_size)
+    assert entry.note() == {"seed": 7, "epoch": 1}
+
+
+def test_nothing_goes_before_the_limit_is_passed_and_then_a_tenth_more(tmp_path):
+    first = put(StageStore(tmp_path, 10**9, 0), [0], used=0)
+    size = (tmp_path / f"{first}.pt").stat().st_size
+    store = StageStore(tmp_path, 10 * size, 0)
+    names = [first, *(put(store, [rate], used=rate) for rate in range(1, 10))]
+    assert [entry.name for entry in store.entries()] == names
+    names.append(put(store, [10], used=10))
+    assert [entry.name for entry in store.entries()] == names[2:]
+    put(store, [11], used=11)
+    assert len(store.entries()) == 10
+
+
+def test_a_limit_that_a_running_sweep_passes_is_told_of(tmp_path, caplog):
+    store = StageStore(tmp_path, 1000, 0)
+    names = [state([rate])[0].partition("/")[2] for rate in (1, 2)]
+    with store.sweep(names):
+        assert [store.has(put(store, [rate])) for rate in (1, 2)] == [True, True]
+    assert "stages.limit_gb=1e-06: the running sweep needs 0.00 GB" in caplog.text
+    caplog.clear()
+    put(store, [3])
+    assert (store.entries(), caplog.text) == ([], "")
+
+
+def test_a_state_under_another_s_name_is_set_aside_by_name(tmp_path, caplog):
+    store = StageStore(tmp_path, 10**9, 0)
+    one, other = put(store, [1]), put(store, [2])
+    (tmp_path / f"{one}.pt").replace(tmp_path / f"{other}.pt")
+    assert (store.has(one), store.get(other), store.has(other)) == (False, None, False)
+    assert f"{other}.pt: holds another state than its name says; it is set aside" in caplog.text
+    assert (tmp_path / f"{other}.damaged").exists()
+
+
+def test_memory_keeps_what_was_read_last_counts_each_state_once_and_none_that_is_too_large():
+    store = StageStore(None, 10**9, 2 * 4000)
+    one, two = put(store, [1]), put(store, [2])
+    assert put(store, [1]) == one
+    assert store.get(one) is not None
+    three = put(store, [3])
+    assert [store.has(name) for name in (one, two, three)] == [True, False, True]
+    assert store.get(two) is None
+    whole, too_large = put(store, [4], size=2000), put(store, [5], size=2001)
+    assert [store.has(name) for name in (one, three, whole, too_large)] == [False, False, True, False]
+
+
+def test_what_was_read_once_is_in_memory(tmp_path):
+    name = put(StageStore(tmp_path, 10**9, 0), [1])
+    store = StageStore(tmp_path, 10**9, 10**6)
+    assert store.get(name) is not None
+    (tmp_path / f"{name}.pt").unlink()
+    assert store.get(name) is not None
+
+
+def test_a_name_that_no_file_can_have_is_not_there(tmp_path):
+    assert not StageStore(tmp_path, 10**9, 0).has("x" * 300)
+
+
+def test_a_holder_that_cannot_say_how_far_it_came_goes_on(tmp_path):
+    store = StageStore(tmp_path, 10**9, 0)
+    held = store.claim("key", 0)
+    (tmp_path / "claims" / "key.json").mkdir()
+    held.reached(3)
+    held.release()
+    assert store.claim("key", 0) is not None
+
+
+def test_jobs_of_a_process_share_one_store_for_the_same_settings(tmp_path):
+    settings = StagesConfig(dir="stages", every=10, limit_gb=2.0, memory_mb=3.0)
+    store = open_store(settings, tmp_path)
+    assert (store.folder, store.limit_bytes) == (tmp_path / "stages", 2 * 10**9)
+    held = put(store, [1], size=750_000)
+    assert store.get(held) is not None
+    assert open_store(settings.model_copy(update={"dir": str(tmp_path / "stages")}), Path("/")) is store
+    for change in ({"dir": None}, {"limit_gb": 1.0}, {"memory_mb": 1.0}):
+        assert open_store(settings.model_copy(update=change), tmp_path) is not store
+    assert open_store(settings.model_copy(update={"dir": None})).folder is None

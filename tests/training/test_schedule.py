@@ -11,7 +11,7 @@ from harness.app.compose import compose_config
 from harness.config import ClassConfig
 from harness.errors import UserError
 from harness.training.optim import preview_optimizer
-from harness.training.plan import plan_text
+from harness.training.plan import LrPlan, plan_text
 from harness.training.schedule import build_scheduler, make_plan
 from harness.training.schedule_rules import check_settings, plan_warnings
 
@@ -286,3 +286,17 @@ def test_the_stock_torch_classes_are_what_is_built():
     scheduler = build_scheduler(settings.scheduler, optimizer(1.0))
     assert type(scheduler) is MultiStepLR
     assert (dict(scheduler.milestones), scheduler.gamma) == ({30: 1, 80: 1}, 0.1)
+
+
+def test_five_changes_of_a_plan_are_told_one_by_one_and_six_are_not():
+    settings = config("ExponentialLR", gamma=0.5)
+    texts = [plan_text(make_plan(settings, optimizer(32.0), epochs)) for epochs in (6, 7)]
+    assert texts[0].startswith(
+        "learning rate 32, 16 from epoch 1, 8 from epoch 2, 4 from epoch 3, 2 from epoch 4, 1 from"
+    )
+    assert texts[1] == "learning rate 32, 0.5 in epoch 6, 6 changes (7 epochs)"
+
+
+def test_a_plan_for_some_groups_has_their_rates_in_the_order_asked_for():
+    plan = make_plan(config("StepLR", step_size=1, gamma=0.5), optimizer(1.0, 2.0, 4.0), 2)
+    assert plan.of(["g2", "g0"]) == LrPlan(("g2", "g0"), ((4.0, 1.0), (2.0, 0.5)))
