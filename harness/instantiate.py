@@ -6,6 +6,7 @@ import collections.abc
 import inspect
 import pkgutil
 import re
+import traceback
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -71,7 +72,15 @@ def refusal(key: str, cls: type, arguments: Mapping[str, Any], error: Exception)
     settings = ", ".join(f"{key}.{name}={shown(arguments[name])}" for name in spoken_of)
     text = str(error) if isinstance(error, TypeError | ValueError | RuntimeError) and str(error) else repr(error)
     settings = settings or f"{key}._target_={cls.__module__}.{cls.__qualname__}"
-    return UserError(f"{settings}: must be what {cls.__name__} can work with, which says: {text}")
+    return UserError(f"{settings}: must be what {cls.__name__} can work with, which says: {text}{_where(cls, error)}")
+
+
+def _where(cls: type, error: Exception) -> str:
+    """The line at which a class of the user's own failed, for who has to mend it."""
+    if cls.__module__.partition(".")[0] in ("torch", "harness"):
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({frame.filename}, line {frame.lineno})"
 
 
 @cache

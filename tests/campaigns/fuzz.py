@@ -83,7 +83,7 @@ _SCHEDULERS = [getattr(lr_scheduler, name) for name in sorted(lr_scheduler.__all
 
 
 def _value(rng: random.Random, right: list[str]) -> str:
-    return rng.choice(right) if right and rng.random() < 0.4 else rng.choice(_ODD)
+    return rng.choice(right) if right and rng.random() < 0.6 else rng.choice(_ODD)
 
 
 def _key(rng: random.Random) -> list[str]:

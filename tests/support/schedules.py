@@ -16,3 +16,10 @@ class AtWhatever(LRScheduler):
 
     def get_lr(self):
         return [group["lr"] * (0.5 if self.last_epoch == 3 else 1.0) for group in self.optimizer.param_groups]
+
+
+class Fails(LRScheduler):
+    """A schedule with a mistake in it."""
+
+    def get_lr(self):
+        return {}["rate"]

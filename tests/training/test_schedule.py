@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.schedules import AtWhatever, Mine
+from support.schedules import AtWhatever, Fails, Mine
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from harness.app.compose import compose_config
@@ -270,6 +270,13 @@ def test_milestones_of_a_schedule_of_one_s_own_may_be_anything(milestones):
     plan = make_plan(settings, optimizer(1.0), 6)
     assert rates_of(plan) == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
     assert plan_warnings(settings, plan) == []
+
+
+def test_a_mistake_in_a_schedule_of_one_s_own_is_told_with_its_line():
+    with pytest.raises(
+        UserError, match=r"Fails can work with, which says: KeyError\('rate'\) \(.*schedules.py, line 2\d\)$"
+    ):
+        make_plan(own(Fails), optimizer(1.0), 2)
 
 
 def test_agreement_counts_the_epochs_trained_as_planned():
