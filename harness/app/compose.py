@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, str]:
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     except HydraException as error:
         raise UserError(message(error, overrides)) from None
-    except ValueError:
-        if (text := refused_choice(overrides)) is None:
+    except (TypeError, ValueError) as error:
+        if (text := refused_choice(error, overrides)) is None:
             raise
         raise UserError(text) from None
     name = composed.hydra.runtime.choices.scheduler
@@ -98,8 +99,13 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
     return text
 
 
-def refused_choice(overrides: Sequence[str]) -> str | None:
-    """The message for a group's choice that is no name, at which Hydra raises what is no exception of its own."""
+def refused_choice(error: Exception, overrides: Sequence[str]) -> str | None:
+    """The message for a group's choice that is no name, at which Hydra raises what is no exception of its own.
+
+    None for what was raised elsewhere, in a job say.
+    """
+    if "hydra" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
+        return None
     for override in map(Override.parse, overrides):
         folder = CONFIG_DIR / override.key
         if not override.key or (folder.is_dir() and override.text != override.key):

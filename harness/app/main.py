@@ -170,8 +170,8 @@ def _run_hydra(entry: Callable[[], Any]) -> None:
         completed = True
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(message(error, sys.argv[1:])) from None
-    except ValueError:
-        if (text := refused_choice(sys.argv[1:])) is None:
+    except (TypeError, ValueError) as error:
+        if (text := refused_choice(error, sys.argv[1:])) is None:
             raise
         raise UserError(text) from None
     except OSError as error:  # of Hydra's own files and folders; those of runs are told by them
