@@ -26,6 +26,7 @@ def test_an_estimate_is_scipys_t_interval(values: list[float]) -> None:
 def test_one_value_has_no_interval_and_equal_values_have_a_closed_one() -> None:
     assert (estimate([0.3]).mean, estimate([0.3]).low, estimate([]).mean) == (0.3, None, None)
     assert (estimate([0.1] * 3).low, estimate([0.1] * 3).high) == pytest.approx((0.1, 0.1))
+    assert estimate([0.1] * 3).sd == 0.0
 
 
 @settings(max_examples=40)
