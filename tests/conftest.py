@@ -6,11 +6,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Nothing here imports torch before a test needs it: the process that hands tests to others runs none.
 # In all processes one thread each: trainings side by side, each with a thread for every core, slow each other down.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes says more of what else the machine is doing than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 # Their tests take up to ten seconds each, most of it in processes of their own.
 SLOW_FILES = {

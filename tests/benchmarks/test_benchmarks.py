@@ -130,11 +130,12 @@ def test_a_comparison_leaves_a_complete_record(
 
 def test_a_feature_is_measured_by_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # Put back afterwards: the change itself is for a process of its own.
-    monkeypatch.setattr(Tracker, "epoch", Tracker.epoch)
+    monkeypatch.setattr(Tracker, "epoch", usual := Tracker.epoch)
     config, scheduler = compose_config(SMALL)
     timing = features._measure(config, scheduler, features.CHANGES["TensorBoard and metrics.jsonl"])
     assert (timing["device"], timing["precision"], timing["threads"]) == ("cpu", "fp32", 1)
     assert timing["seconds"] > 0
+    assert Tracker.epoch is not usual
 
 
 def test_the_cost_of_a_feature_is_with_it_over_without_it() -> None:

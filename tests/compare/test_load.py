@@ -85,7 +85,7 @@ def test_summary_and_log_that_disagree_are_reported(tmp_path: Path) -> None:
     assert "0.600000 in summary.json" in found.problems[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     file=st.sampled_from(["run.json", "summary.json", "metrics.jsonl"]),
     start=st.integers(0, 900),

@@ -26,9 +26,10 @@ def test_an_estimate_is_scipys_t_interval(values: list[float]) -> None:
 def test_one_value_has_no_interval_and_equal_values_have_a_closed_one() -> None:
     assert (estimate([0.3]).mean, estimate([0.3]).low, estimate([]).mean) == (0.3, None, None)
     assert (estimate([0.1] * 3).low, estimate([0.1] * 3).high) == pytest.approx((0.1, 0.1))
+    assert estimate([0.1] * 3).sd == 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=7))
 def test_both_tests_agree_with_the_textbook_and_never_give_nan(pairs: list[tuple[float, float]]) -> None:
     first = dict(enumerate(pair[0] for pair in pairs))

@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 
 import pytest
+from scipy import stats
 from support.small_runs import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -113,8 +114,11 @@ def test_one_aggregated_run_a_schedule_has_the_mean_and_the_band(sweep, tensorbo
         means = [(a["val_loss"] + b["val_loss"]) / 2 for a, b in zip(*logs, strict=True)]
         served = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag="mean/val/loss")
         assert [value for *_, value in served] == pytest.approx(means)
-        low = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag="~band/val/loss/low")
-        assert all(value <= mean for (*_, value), mean in zip(low, means, strict=True))
+        halves = [stats.t.ppf(0.975, 1) * abs(a["val_loss"] - b["val_loss"]) / 2 for a, b in zip(*logs, strict=True)]
+        for end, sign in (("low", -1), ("high", 1)):
+            band = tensorboard("data/plugin/scalars/scalars", run=f"aggregated/{name}", tag=f"~band/val/loss/{end}")
+            wanted = [mean + sign * half for mean, half in zip(means, halves, strict=True)]
+            assert [value for *_, value in band] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_custom_scalars_lay_the_schedules_over_each_other(tensorboard):

@@ -96,9 +96,7 @@ def work(folder, jobs, moment):
 
 
 # A failure is shown as it was found: to look for a smaller one takes minutes.
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
-)
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(drawn=st.lists(schedules, min_size=3, max_size=6), chance=st.randoms(use_true_random=False))
 def test_runs_of_a_tree_end_as_each_would_have_alone_whatever_is_killed(tmp_path_factory, drawn, chance):
     folder = tmp_path_factory.mktemp("tree")

@@ -90,7 +90,8 @@ def test_a_killed_sweep_needs_nothing_any_more(tmp_path):
     assert list((tmp_path / "sweeps").glob("*.json")) == []
 
 
-def test_memory_alone_serves_a_process_and_gives_copies(tmp_path):
+def test_memory_alone_serves_a_process_and_gives_copies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     store = StageStore(None, 10**9, 10**6)
     key = put(store, [1])
     store.get(key).learned["model"]["weight"].zero_()
