@@ -47,6 +47,11 @@ def closest(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def error_text(error: BaseException) -> str:
+    """An error in a line: a user's mistake in its own words, another with its kind."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def printable(text: str, kept: str = "\n\t") -> str:
     """Text without signs, but for the kept ones, that would steer a terminal or break a line of a log."""
     return "".join(s if s.isprintable() or s in kept else "\N{REPLACEMENT CHARACTER}" for s in text)
@@ -72,3 +77,8 @@ def _reads_as_number(text: str) -> bool:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """`1 seed`, `5 seeds`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def in_words(size: int) -> str:
+    """A number of bytes as people write it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

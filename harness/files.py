@@ -74,7 +74,11 @@ def read_sealed(path: Path, since: str | None = None) -> dict[str, Any] | None:
 
     `since` is a key that such objects have since they are sealed: one that has neither is from before, and is taken.
     """
-    value = read_object(path)
+    return unsealed(read_object(path), since)
+
+
+def unsealed(value: dict[str, Any], since: str | None = None) -> dict[str, Any] | None:
+    """As `read_sealed`, of an object that was read already."""
     seal = value.pop(_SEAL, None)
     if value and since is not None and seal is None and since not in value:
         return value

@@ -46,6 +46,12 @@ def total_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
         return total
 
 
+def free_device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory that can be had; what torch holds for reuse, after an earlier run, is free as well."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
 def versions() -> dict[str, str | None]:
     """Versions of all that computes."""
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None

@@ -6,7 +6,8 @@ import re
 import secrets
 import string
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,29 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, str]:
     Raises:
         UserError: as `typed_config`, and for overrides that Hydra refuses.
     """
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UserError(message(error, overrides)) from None
-    except (TypeError, ValueError) as error:
-        if (text := refused_choice(error, overrides)) is None:
-            raise
-        raise UserError(text) from None
+    with refusals_told(overrides), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     name = composed.hydra.runtime.choices.scheduler
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     return typed_config(composed), name
+
+
+@contextmanager
+def refusals_told(overrides: Sequence[str]) -> Iterator[None]:
+    """While entered, what Hydra has against these overrides is a user's mistake.
+
+    Raises:
+        UserError: with Hydra's words, or ours where its own do not help.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(message(error, overrides)) from None
+    except (TypeError, ValueError) as error:
+        if (text := _refused_choice(error, overrides)) is None:
+            raise
+        raise UserError(text) from None
 
 
 # What other programs call it.
@@ -99,7 +110,7 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
     return text
 
 
-def refused_choice(error: Exception, overrides: Sequence[str]) -> str | None:
+def _refused_choice(error: Exception, overrides: Sequence[str]) -> str | None:
     """The message for a group's choice that is no name, at which Hydra raises what is no exception of its own.
 
     None for what was raised elsewhere, in a job say.

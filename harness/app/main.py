@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.app.arguments import CommandLine
 from harness.app.callbacks import SweepPlanner, continued, report_on_sweep
-from harness.app.compose import job_title, message, refused_choice, typed_config
+from harness.app.compose import job_title, refusals_told, typed_config
 from harness.app.resume import check_agreement, resumed
 from harness.app.sweep_folder import seen_from_here
 from harness.app.sweep_plan import boundaries_to_save
@@ -166,14 +164,9 @@ def main(entry: Callable[[], Any]) -> None:
 def _run_hydra(entry: Callable[[], Any]) -> None:
     completed = False
     try:
-        entry()
+        with refusals_told(sys.argv[1:]):
+            entry()
         completed = True
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(message(error, sys.argv[1:])) from None
-    except (TypeError, ValueError) as error:
-        if (text := refused_choice(error, sys.argv[1:])) is None:
-            raise
-        raise UserError(text) from None
     except OSError as error:  # of Hydra's own files and folders; those of runs are told by them
         if error.filename is None:
             raise

@@ -6,7 +6,6 @@ import importlib.metadata
 import itertools
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from filelock import FileLock, Timeout
 from harness.errors import UserError
 from harness.files import code_digest, read_sealed, remove_leftovers, write_sealed
 from harness.record import RUN_FILE, RUN_FILES
+from harness.runs.lock import LOCK, remove_unused
 
 log = logging.getLogger(__name__)
 
 # Both say of which command a sweep is, each with a digest of what it says.
 SWEEP, TREE = "sweep.json", "tree.json"
-_LOCK = ".lock"
 _HYDRA_S_OWN = "multirun.yaml"
 
 # Where conf/config.yaml has sweeps put their folders.
@@ -81,7 +80,7 @@ def open_folder(folder: Path, arguments: Sequence[str]) -> FileLock:
         log.warning("%s: %s is damaged; it is taken for that of this command, and written anew", place, SWEEP)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
+        lock = FileLock(folder / LOCK)
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(f"{place}: this sweep is running in another process") from None
@@ -108,12 +107,7 @@ def holds_results(folder: Path) -> bool:
 
 def remove_if_unused(folder: Path) -> None:
     """Delete the folder of a sweep that ended before any of its jobs had a folder of its own."""
-    own = [folder / name for name in (SWEEP, TREE, _LOCK, _HYDRA_S_OWN)]
-    with suppress(OSError):
-        if set(folder.iterdir()) <= set(own):
-            for path in own:
-                path.unlink(missing_ok=True)
-            folder.rmdir()
+    remove_unused(folder, SWEEP, TREE, _HYDRA_S_OWN)
 
 
 def _record(arguments: Sequence[str], is_finished: bool) -> dict[str, Any]:
@@ -129,7 +123,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 def _is_running(folder: Path) -> bool:
     try:
-        with FileLock(folder / _LOCK).acquire(blocking=False):
+        with FileLock(folder / LOCK).acquire(blocking=False):
             return False
     except (Timeout, OSError):
         return True

@@ -20,7 +20,7 @@ from harness.app.compose import job_title, message, run_name, typed_config
 from harness.app.job_lines import LOG, PlannedJobs
 from harness.app.sweep_folder import TREE, new_folder, open_folder, seen_from_here
 from harness.config import Config
-from harness.errors import UserError, plural
+from harness.errors import UserError, error_text, plural
 from harness.files import read_sealed, write_sealed
 from harness.stages.tree import PlannedRun, StageTree, saving_text
 
@@ -157,11 +157,11 @@ class _Plan:
         import rich
 
         if not self.jobs:
-            why = "; ".join({_text(error) for error in self.refused.values()}) or "its sweeper decides on the way"
+            why = "; ".join({error_text(error) for error in self.refused.values()}) or "its sweeper decides on the way"
             raise UserError(f"plan_only=true: no job of this sweep can be planned; must be false ({why})")
         rich.print(self.tree.drawn())
         for number, error in self.refused.items():
-            print(f"job {number + 1} of {self.count} cannot be planned: {_text(error)}")
+            print(f"job {number + 1} of {self.count} cannot be planned: {error_text(error)}")
 
     def shown(self, shares: bool) -> PlannedJobs:
         """What the lines of the jobs are made from."""
@@ -194,7 +194,7 @@ def _plan(config: DictConfig, typed: Sequence[str]) -> _Plan:
     except HydraException as error:
         raise UserError(message(error, typed)) from None
     except Exception as error:  # also where a new Hydra keeps elsewhere what this needs of it
-        log.warning("the sweep cannot be planned, so its jobs share what they happen to find (%s)", _text(error))
+        log.warning("the sweep cannot be planned, so its jobs share what they happen to find (%s)", error_text(error))
         return _Plan()
     _check(plan)
     return plan
@@ -205,7 +205,9 @@ def _check(plan: _Plan) -> None:
     if plan.refused and not plan.jobs and not unforeseen:
         raise UserError("\n".join(dict.fromkeys(map(str, plan.refused.values()))))
     for number, error in list(unforeseen.items())[:1]:
-        log.warning("%s cannot be planned, as job %d (%s)", plural(len(unforeseen), "job"), number + 1, _text(error))
+        log.warning(
+            "%s cannot be planned, as job %d (%s)", plural(len(unforeseen), "job"), number + 1, error_text(error)
+        )
     first: dict[str, int] = {}
     for job in plan.jobs:
         if (other := first.setdefault(job.folder, job.number)) != job.number:
@@ -256,7 +258,3 @@ def _share(plan: _Plan, folder: Path, typed: Sequence[str], held: ExitStack) -> 
         len(plan.jobs), tree.epochs_alone, tree.epochs_shared, saving_text(tree.epochs_alone, tree.epochs_shared),
     )  # fmt: skip
     held.enter_context(open_store(plan.jobs[0].config.stages).sweep(tree.branch_keys))
-
-
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

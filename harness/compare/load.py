@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, printable
-from harness.files import changed, read_sealed
+from harness.files import changed, read_sealed, unsealed
 from harness.record import (
     EARLIER_OVERRIDES,
     HYDRA,
@@ -36,7 +36,8 @@ class Run:
 
     `reason` says why the run is left out of the statistics and is empty for a run that counts; such a run has
     a schedule, a seed, an identity and a last epoch with a validation accuracy. `finished` is the time of its
-    newest file (seconds since 1970). `best_epoch` is 0-based.
+    newest file (seconds since 1970). `best_epoch` is 0-based. `digests` are the SHA-256 of what a completed run
+    left, by the name of the file; empty where nothing says so.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Run:
     epochs_trained: int | None
     epochs_reused: int | None
     weights: str | None
+    digests: Mapping[str, Any]
     finished: float
 
     @property
@@ -235,7 +237,7 @@ def _overrides(folder: Path) -> tuple[str, ...]:
 def _read_summary(folder: Path, name: str, problems: list[str]) -> dict[str, Any] | None:
     """summary.json, None if it is absent or damaged; those of earlier versions have no checksum."""
     value = _read_object(folder / SUMMARY_FILE, name, problems)
-    sealed = read_sealed(folder / SUMMARY_FILE, since="files")
+    sealed = unsealed(value, since="files") if value else None
     if value and sealed is None:
         problems.append(f"{name}: {SUMMARY_FILE} is damaged (it does not match its checksum)")
     return sealed
@@ -246,8 +248,7 @@ def altered(run: Run, names: Sequence[str] = (REQUEST_FILE, RUN_FILE, METRICS_FI
 
     None where nothing says what it left: it did not complete, its summary is damaged, or it is of an earlier version.
     """
-    digests = _mapping((read_sealed(run.folder / SUMMARY_FILE) or {}).get("files"))
-    return changed(run.folder, {name: str(digests.get(name)) for name in names}) if digests else None
+    return changed(run.folder, {name: str(run.digests.get(name)) for name in names}) if run.digests else None
 
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
@@ -279,6 +280,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         epochs_trained=_integer(result.get("epochs_trained")),
         epochs_reused=_integer(result.get("epochs_reused")),
         weights=_text(result.get("weights_sha256")) or None,
+        digests=_mapping(result.get("files")),
         finished=_newest(folder),
     )
     run = replace(run, reason=_reason(run, facts, result))

@@ -12,8 +12,8 @@ from harness.config import Config
 from harness.data.augment import EpochAugmentation, Normalisation, PixelCrops, RowCrops, augmentations, padded
 from harness.data.dataset import Dataset
 from harness.data.feeds import Part, ResidentPart, StreamedPart
-from harness.data.storage import belongs_on_device, in_words
-from harness.errors import UserError
+from harness.data.storage import belongs_on_device
+from harness.errors import UserError, in_words
 from harness.seeding import generator
 
 

@@ -10,8 +10,8 @@ import logging
 import torch
 
 from harness.config import DataConfig, ImageFolderData, SyntheticData
-from harness.errors import UserError
-from harness.machine import free_memory
+from harness.errors import UserError, in_words
+from harness.machine import free_device_memory, free_memory
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,7 @@ def belongs_on_device(config: DataConfig, needed: int, device: torch.device) -> 
     """Whether images of `needed` bytes are put on the device; where `auto` decides against it, it is logged why."""
     if config.storage != "auto" or device.type != "cuda":
         return config.storage in ("auto", "device")
-    # What torch holds for reuse, after an earlier run in this process, is free as well.
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + held
+    free = free_device_memory(device)
     if needed <= free / 2:
         return True
     log.info(
@@ -60,8 +58,3 @@ def belongs_on_device(config: DataConfig, needed: int, device: torch.device) -> 
         in_words(needed), in_words(free), device,
     )  # fmt: skip
     return False
-
-
-def in_words(size: int) -> str:
-    """A number of bytes as people write it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

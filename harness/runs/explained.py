@@ -6,8 +6,7 @@ import os
 
 import torch
 
-from harness.data.storage import in_words
-from harness.errors import UserError
+from harness.errors import UserError, in_words
 from harness.runs.memory import free_bytes, largest_batch, step_bytes
 from harness.runs.request import Training
 

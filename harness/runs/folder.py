@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import AUTO, Config, Role, parse_config
-from harness.errors import UserError, plural
+from harness.errors import UserError, error_text, plural
 from harness.files import changed, read_object, read_sealed, remove_leftovers, sha256_of, write_json, write_sealed
 from harness.machine import versions
 from harness.record import (
@@ -41,7 +41,7 @@ def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int
     """Write a summary with status `failed`, unless a run was begun there."""
     with held(folder):
         if not holds_run(folder):
-            summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=_error_text(error))
+            summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=error_text(error))
             write_sealed(folder / SUMMARY_FILE, summary.content())
 
 
@@ -101,15 +101,10 @@ def write_summary(training: Training, status: str, **results: Any) -> Summary:
 def leave_behind(training: Training, status: str, error: BaseException | None = None) -> None:
     """Write summary and pictures of a run that did not complete, as far as they can be written."""
     try:
-        write_summary(training, status, error=None if error is None else _error_text(error))
+        write_summary(training, status, error=None if error is None else error_text(error))
         draw(training)
     except UserError as problem:
         log.warning("%s", problem)
-
-
-def _error_text(error: BaseException) -> str:
-    """An error as a report quotes it."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def log_summary(summary: Summary, folder: Path) -> None:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import UserError
 
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         UserError: while another process trains there, and where the folder cannot be written.
     """
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -34,11 +34,13 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def remove_unused(folder: Path) -> None:
-    """Delete the folder of a run that ended before it left anything there."""
+def remove_unused(folder: Path, *own: str) -> None:
+    """Delete the folder of a run, or of a sweep, that ended before it left anything there but its lock and `own`."""
     with suppress(OSError, UserError):
-        if {path.name for path in folder.iterdir()} == {_LOCK}:
+        names = {path.name for path in folder.iterdir()}
+        if names and names <= {LOCK, *own}:
             with held(folder):
-                (folder / _LOCK).unlink()
+                for name in (*own, LOCK):
+                    (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from harness.machine import free_memory, total_memory
+from harness.machine import free_device_memory, free_memory, total_memory
 from harness.training.devices import Compute
 
 # Weights, gradients, and what an optimizer such as AdamW keeps of each weight.
@@ -59,10 +59,7 @@ def largest_batch(
 
 def free_bytes(compute: Compute) -> int:
     """Of the device's memory, what is free now."""
-    if compute.device.type != "cuda":
-        return free_memory()
-    held = torch.cuda.memory_reserved(compute.device) - torch.cuda.memory_allocated(compute.device)
-    return torch.cuda.mem_get_info(compute.device)[0] + held
+    return free_device_memory(compute.device) if compute.device.type == "cuda" else free_memory()
 
 
 def automatic_batch(model: nn.Module, shape: tuple[int, int, int], images: int, compute: Compute) -> int:

@@ -100,9 +100,9 @@ def _run_alone(request: Request) -> Summary:
         _stopped(training, interrupted)
         raise
     except Exception as error:
-        explained_error = explained(error, training)
-        leave_behind(training, FAILED, explained_error)
-        raise explained_error from error
+        told = explained(error, training)
+        leave_behind(training, FAILED, told)
+        raise told from error
     log_summary(summary, folder)
     interruption.stop_if_asked()
     return summary
@@ -116,7 +116,6 @@ def _completed(training: Training, interruption: Interruption) -> Summary:
     with Tracker(request.folder, training.rows, hparams) as tracker:
         with training.walk:
             _train(training, tracker, interruption)
-        interruption.stop_if_asked()
         facts = _tested(training, tracker, interruption)
     return write_summary(training, COMPLETED, **facts)
 
@@ -289,9 +288,8 @@ def _look_at_loss(training: Training, score: Score) -> None:
 
     By default it goes on: a schedule that diverges for some seeds is a result, and leaving those out would flatter it.
     """
-    lost = [None in (row.train_loss, row.val_loss) for row in training.rows]
     config, row = training.request.config, training.rows[-1]
-    if not lost[-1] or (any(lost[:-1]) and not config.stop_on_nan):
+    if not _is_lost(row) or (any(map(_is_lost, training.rows[:-1])) and not config.stop_on_nan):
         return
     step = "in validation" if score.lost_at is None else f"at step {score.lost_at}"
     where = f"training diverged in epoch {row.epoch} {step} at learning rate {rates_text(row.lr)}"
@@ -300,6 +298,10 @@ def _look_at_loss(training: Training, score: Score) -> None:
     if config.stop_on_nan:
         raise UserError(f"stop_on_nan=true: {where}; {advice}, or stop_on_nan=false goes on")
     log.warning("%s: losses that are no number are recorded as null; %s", where, advice)
+
+
+def _is_lost(row: EpochRow) -> bool:
+    return None in (row.train_loss, row.val_loss)
 
 
 def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
