@@ -206,6 +206,8 @@ class ImageFiles:
                 f"data.max_pixels={self.max_pixels}: {path} has {image.width} x {image.height} pixels; must be as many "
                 "at least, or the file be removed"
             )
+        if image.format == "EPS":
+            raise ValueError("EPS is a program, which Ghostscript would run")
         image_ops.exif_transpose(image, in_place=True)
         mode = "RGB" if self.channels == 3 else "L"
         if image.mode != mode:

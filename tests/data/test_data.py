@@ -255,6 +255,15 @@ def test_a_pipe_named_as_an_image_is_refused_not_waited_for(tmp_path):
     pictures(tmp_path)
 
 
+def test_a_program_named_as_an_image_is_not_run(tmp_path, monkeypatch):
+    write_pictures(tmp_path, "ab")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 moveto\n%%EOF\n"
+    (tmp_path / "train" / "a" / "x.jpg").write_bytes(eps)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript is run"))
+    with pytest.raises(UserError, match=r"a/x\.jpg: cannot be read as an image \(EPS is a program"):
+        pictures(tmp_path)
+
+
 def test_a_file_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     write_pictures(tmp_path, "ab")
     bomb = tmp_path / "train" / "a" / "bomb.png"
