@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.images import Images, Split
+from harness.data.images import Split
 
 
 class Part(Protocol):
@@ -97,7 +98,20 @@ class Buffer:
         return self.memory[: self.count]
 
 
-def read_ahead(source: Images, batches: Iterable[Tensor], size: int, pinned: bool) -> Generator[Buffer]:
+class Readable(Protocol):
+    """What of `Images` it takes to read them ahead."""
+
+    threads: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As `Images`."""
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """As `Images`."""
+
+
+def read_ahead(source: Readable, batches: Iterable[Tensor], size: int, pinned: bool) -> Generator[Buffer]:
     """The images of each batch of positions (int64, at most `size` of them), in order.
 
     A buffer is the caller's until the next one is asked for and, where the caller gave it one, until its event.

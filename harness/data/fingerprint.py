@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.feeds import read_ahead
+from harness.data.feeds import Readable, read_ahead
 from harness.data.images import DIGEST_BYTES, Images, Split, digests_of
 from harness.errors import UserError
 from harness.files import code_digest, read_sealed, write_sealed
@@ -59,17 +59,15 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
     digest, sums = hashlib.sha256(), _PixelSums(*train.images.shape[1:])
     for part in parts:
         digest.update(repr((len(part), *part.images.shape[1:])).encode())
-        known = []
-        with closing(_chunks(part.images)) as chunks:
+        source = _Digested(part.images) if part.images.in_files else part.images
+        with closing(_chunks(source)) as chunks:
             for chunk in chunks:
                 digest.update(chunk.numpy().data)
-                if part.images.in_files:
-                    known.append(digests_of(chunk.numpy()))
                 if part is train:
                     sums.add(chunk)
         digest.update(part.labels.contiguous().numpy().data)
-        if known:
-            part.images.know_again(np.concatenate(known))
+        if isinstance(source, _Digested):
+            part.images.know_again(source.digests)
     findings = Findings(digest.hexdigest(), *sums.mean_and_std())
     # Named anew: a file may have been written between its being found and its being read.
     if (memory := _memory_of(*parts)) is not None:
@@ -77,7 +75,20 @@ def examine(train: Split, val: Split, test: Split) -> Findings:
     return findings
 
 
-def _chunks(images: Images) -> Generator[Tensor]:
+class _Digested:
+    """Images that are digested by the threads that read them: here they would wait for those, and those for them."""
+
+    def __init__(self, images: Images) -> None:
+        self._images, self.shape, self.threads = images, images.shape, images.threads
+        self.digests = np.empty((images.shape[0], DIGEST_BYTES), np.uint8)
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """As `Images`."""
+        self._images.read(index, out)
+        self.digests[index] = digests_of(out)
+
+
+def _chunks(images: Readable) -> Generator[Tensor]:
     count, channels, height, width = images.shape
     size = min(_CHUNK_IMAGES, max(1, _CHUNK_BYTES // (channels * height * width)))
     with closing(read_ahead(images, torch.arange(count).split(size), size, pinned=False)) as buffers:

@@ -239,7 +239,7 @@ def _pillow() -> tuple[Any, Any]:
 
 def digest_of(image: np.ndarray) -> bytes:
     """By which an image (height, width, channels) uint8 is known again: 8 bytes."""
-    return hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(image.data, digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(images: np.ndarray) -> np.ndarray:
@@ -279,7 +279,9 @@ def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, l
         raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
     images: dict[str, list[str]] = {}
     for name in names:
-        own = dict(_real_folders(folder / name))
+        own, files = {}, {}
+        for key, place, inside in _real_folders(folder / name):
+            own[key], files[place] = place, inside
         if twice := own.keys() & seen.keys():
             first = min(twice, key=own.__getitem__)
             raise UserError(
@@ -288,9 +290,9 @@ def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, l
         seen |= own
         images[name] = [
             os.path.join(place, file)  # noqa: PTH118  (for each of many files)
-            for place in sorted(own.values())
-            for file in sorted(os.listdir(place))  # noqa: PTH208
-            if file.lower().endswith(_SUFFIXES) and not os.path.isdir(os.path.join(place, file))  # noqa: PTH112, PTH118
+            for place in sorted(files)
+            for file in sorted(files[place])
+            if file.lower().endswith(_SUFFIXES)
         ]
     empty = [name for name, paths in images.items() if not paths]
     if empty:
@@ -298,17 +300,17 @@ def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, l
     return images
 
 
-def _real_folders(top: Path) -> Iterator[tuple[tuple[int, int], str]]:
-    """The folder and those below it, each real one once, by device and inode."""
+def _real_folders(top: Path) -> Iterator[tuple[tuple[int, int], str, list[str]]]:
+    """The folder and those below it, each real one once: device and inode, path, and the names of what is no folder."""
     seen = set()
-    for place, folders, _ in os.walk(top, followlinks=True):
+    for place, folders, files in os.walk(top, followlinks=True):
         folders.sort()
         status = os.stat(place)  # noqa: PTH116
         if (key := (status.st_dev, status.st_ino)) in seen:
             folders.clear()
             continue
         seen.add(key)
-        yield key, place
+        yield key, place, files
 
 
 @dataclass(frozen=True)
