@@ -57,7 +57,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     global _kept
     unread = sources.find(config)
     key = (unread.stamp, config.plain(Role.NO_BITS))
-    if _kept is not None and _kept[0] == key:
+    if _kept is not None and _kept[0] == key and unread.stamp is not None:
         on_disk = _kept[1].train.images.in_files
         if config.storage == "auto" or (config.storage == "disk") == on_disk:
             return _kept[1]

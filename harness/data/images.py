@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
+import math
 import os
+import re
 import stat
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +27,12 @@ from harness.errors import UserError
 
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What such files hold, or what people name so: Pillow reads more, and has programs run for some of it.
+_FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
+_TIFF_TILE = (322, 323)  # the tags for a tile's width and height
+# File systems count time in steps, the coarsest of 2 seconds: what is newer may change again unseen by its times.
+_SETTLED_NS = 3_000_000_000
+_UNSETTLED = (-1, -1, -1)
 _IMAGES_A_TASK = 64
 DIGEST_BYTES = 8
 log = logging.getLogger(__name__)
@@ -39,7 +50,10 @@ class Images(Protocol):
 
     @property
     def stamp(self) -> str | None:
-        """SHA-256 of where their files lie, the files' sizes and times of change; None in memory."""
+        """SHA-256 of where their files lie, the files' sizes and times of change.
+
+        None in memory, and for files so new that they could change unseen by their times.
+        """
 
     @property
     def digests(self) -> np.ndarray | None:
@@ -47,10 +61,6 @@ class Images(Protocol):
 
     def know_again(self, digests: np.ndarray) -> None:
         """Take the digests of these images: a file that changes must still hold its image; nothing to do in memory."""
-
-    @property
-    def newest(self) -> int:
-        """When the file that was changed last was changed, in nanoseconds since 1970; 0 in memory."""
 
     def take(self, index: Tensor) -> Images:
         """The images at these positions (int64)."""
@@ -72,7 +82,7 @@ class MemoryImages:
     They are contiguous, so that a row of an image is one piece whatever its channels.
     """
 
-    threads, in_files, stamp, newest, digests = 1, False, None, 0, None
+    threads, in_files, stamp, digests = 1, False, None, None
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels.contiguous()
@@ -115,32 +125,39 @@ class ImageFiles:
     ) -> None:
         self.paths, self.stamps = paths, stamps
         self.digests: np.ndarray | None = None
+        self._is_told = False
         self.size, self.channels, self.threads, self.max_pixels = size, channels, threads, max_pixels
 
     @staticmethod
-    def find(paths: Sequence[str], size: int, channels: int, threads: int, max_pixels: int) -> ImageFiles:
-        """These files as they are now.
+    def find(
+        paths: Sequence[str], size: int, channels: int, threads: int, max_pixels: int
+    ) -> tuple[ImageFiles, np.ndarray]:
+        """These files as they are now, and which they are: (count, 2) uint64, device and inode.
 
         Raises:
             UserError: naming a file that cannot be looked at, or is none.
         """
-        stamps = np.empty((len(paths), 2), np.int64)
+        stamps, identities = np.empty((len(paths), 3), np.int64), np.empty((len(paths), 2), np.uint64)
+        settled = _settled()
         for position, path in enumerate(paths):
             try:
                 status = os.stat(path)  # noqa: PTH116  (as below)
             except OSError as error:
-                raise _unreadable(path, error) from None
+                raise _unreadable(path, error.strerror) from None
             _check_regular(path, status)
-            stamps[position] = _stamp(status)
-        return ImageFiles(paths, stamps, size, channels, threads, max_pixels)
+            stamps[position] = _stamp(status, settled)
+            identities[position] = status.st_dev, status.st_ino
+        return ImageFiles(paths, stamps, size, channels, threads, max_pixels), identities
 
     def know_again(self, digests: np.ndarray) -> None:
         """As `Images`."""
         self.digests = digests
 
     @property
-    def stamp(self) -> str:
+    def stamp(self) -> str | None:
         """As `Images`."""
+        if (self.stamps == _UNSETTLED).any():
+            return None
         digest = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.stamps).data)
         return digest.hexdigest()
@@ -149,11 +166,6 @@ class ImageFiles:
     def shape(self) -> tuple[int, int, int, int]:
         """As `Images`."""
         return len(self.paths), self.channels, self.size, self.size
-
-    @property
-    def newest(self) -> int:
-        """As `Images`."""
-        return int(self.stamps[:, 1].max())
 
     def take(self, index: Tensor) -> ImageFiles:
         """As `Images`."""
@@ -183,7 +195,7 @@ class ImageFiles:
         return MemoryImages(torch.from_numpy(images))
 
     def _decode(self, position: int) -> np.ndarray:
-        path = self.paths[position]
+        path, settled = self.paths[position], _settled()
         try:
             # A pipe that took a file's place since must not be waited for.
             with open(path, "rb", opener=_opened) as file:
@@ -194,47 +206,74 @@ class ImageFiles:
             raise
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise _unreadable(path, error) from None
-        if _stamp(status) != tuple(self.stamps[position].tolist()):
-            self._look_again(position, image, status)
+        stamp = _stamp(status, settled)
+        if stamp == _UNSETTLED or stamp != tuple(self.stamps[position].tolist()):
+            self._look_again(position, image, stamp)
         return image
 
     def _image(self, path: str, file: BinaryIO) -> np.ndarray:
-        image_module, image_ops = _pillow()
-        image = image_module.open(file)
-        if image.width * image.height > self.max_pixels:
-            raise UserError(
-                f"data.max_pixels={self.max_pixels}: {path} has {image.width} x {image.height} pixels; must be as many "
-                "at least, or the file be removed"
-            )
-        if image.format == "EPS":
-            raise ValueError("EPS is a program, which Ghostscript would run")
-        image_ops.exif_transpose(image, in_place=True)
-        mode = "RGB" if self.channels == 3 else "L"
-        if image.mode != mode:
-            image = image.convert(mode)
-        image.load()
+        pillow, ops = _pillow()
+        # Pillow's own check is where it makes room for a picture other than the one that is opened, as for a thumbnail.
+        pillow.MAX_IMAGE_PIXELS = self.max_pixels
+        try:
+            image = pillow.open(file, formats=_readable())
+            self._check_pixels(path, math.prod(image.size))
+            if image.format == "TIFF":
+                self._check_pixels(path, math.prod(image.tag_v2.get(tag, 1) for tag in _TIFF_TILE))
+            ops.exif_transpose(image, in_place=True)
+            mode = "RGB" if self.channels == 3 else "L"
+            if image.mode != mode:
+                image = image.convert(mode)
+            image.load()
+        except pillow.DecompressionBombError as error:
+            count = re.search(r"\d+", str(error))
+            self._refuse_pixels(path, count[0] if count else "more")
+        except pillow.UnidentifiedImageError:
+            raise _unreadable(path, f"it is none of {', '.join(_readable())}") from None
         if image.size != (self.size, self.size):
-            image = image_ops.fit(image, (self.size, self.size), image_module.Resampling.BILINEAR)
+            image = ops.fit(image, (self.size, self.size), pillow.Resampling.BILINEAR)
         return np.array(image).reshape(self.size, self.size, self.channels)
 
-    def _look_again(self, position: int, image: np.ndarray, status: os.stat_result) -> None:
+    def _check_pixels(self, path: str, count: int) -> None:
+        if count > self.max_pixels:
+            self._refuse_pixels(path, str(count))
+
+    def _refuse_pixels(self, path: str, count: str) -> NoReturn:
+        raise UserError(
+            f"data.max_pixels={self.max_pixels}: {path} has {count} pixels; must be as many at least, or the file be "
+            "removed"
+        )
+
+    def _look_again(self, position: int, image: np.ndarray, stamp: tuple[int, int, int]) -> None:
         """Go on with a file that was written since it was found, if its image is known and still the same."""
         path = self.paths[position]
         if self.digests is not None and digest_of(image) != self.digests[position].tobytes():
             raise UserError(f"{path}: has changed since the data were looked through; start again")
-        self.stamps[position] = _stamp(status)
-        if self.digests is not None:
-            log.info("%s was written since the data were looked through; its image is the same", path)
+        is_news = self.digests is not None and tuple(self.stamps[position].tolist()) != _UNSETTLED
+        self.stamps[position] = stamp
+        if is_news and not self._is_told:
+            self._is_told = True  # a line for each of a million files would fill the log
+            log.info(
+                "%s was written since the data were looked through, perhaps others, too; its image is the same", path
+            )
 
 
 @cache
 def _pillow() -> tuple[Any, Any]:
-    """Pillow's modules, which take a while to import, without its own limit of pixels and its warnings about files."""
-    from PIL import Image, ImageOps
+    """Pillow's modules, which take a while to import, without its warnings about files, and libtiff's on stderr."""
+    from PIL import Image, ImageOps, _imaging
 
-    Image.MAX_IMAGE_PIXELS = None
+    Image.init()
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    with suppress(AttributeError, OSError):  # where it is linked otherwise it is just not quiet
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
     return Image, ImageOps
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    """The formats that this Pillow reads."""
+    return tuple(name for name in _FORMATS if name in _pillow()[0].OPEN)
 
 
 def digest_of(image: np.ndarray) -> bytes:
@@ -256,12 +295,19 @@ def _check_regular(path: str, status: os.stat_result) -> None:
         raise UserError(f"{path}: is named as an image and is no file; remove or rename it")
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _settled() -> int:
+    """What a file's times must be before to say that it has not changed, from now on."""
+    return time.time_ns() - _SETTLED_NS
 
 
-def _unreadable(path: str, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be read as an image ({error}); remove or replace it")
+def _stamp(status: os.stat_result, settled: int) -> tuple[int, int, int]:
+    """Also by the inode's time of change, which nobody sets: copying tools set the other to what it was."""
+    is_settled = max(status.st_mtime_ns, status.st_ctime_ns) < settled
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if is_settled else _UNSETTLED
+
+
+def _unreadable(path: str, reason: object) -> UserError:
+    return UserError(f"{path}: cannot be read as an image ({reason}); remove or replace it")
 
 
 def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, list[str]]:
@@ -272,8 +318,18 @@ def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, l
 
     Raises:
         UserError: naming `folder` when it has no folders, the class folders without an image, and a folder that
-            belongs to two classes, or to one of train and of test.
+            cannot be looked through, or belongs to two classes, or to one of train and of test.
     """
+    try:
+        return _class_folders(folder, seen)
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(
+            f"{place}: cannot be looked through ({error.strerror}); make it readable, or remove it"
+        ) from None
+
+
+def _class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, list[str]]:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
@@ -302,8 +358,12 @@ def class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, l
 
 def _real_folders(top: Path) -> Iterator[tuple[tuple[int, int], str, list[str]]]:
     """The folder and those below it, each real one once: device and inode, path, and the names of what is no folder."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error  # else its images would be left out without a word
+
     seen = set()
-    for place, folders, files in os.walk(top, followlinks=True):
+    for place, folders, files in os.walk(top, followlinks=True, onerror=fail):
         folders.sort()
         status = os.stat(place)  # noqa: PTH116
         if (key := (status.st_dev, status.st_ino)) in seen:

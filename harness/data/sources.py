@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import struct
 import zlib
@@ -19,9 +20,11 @@ from torch import Tensor
 from harness.config import DataConfig, DigitsData, ImageFolderData, SyntheticData, TorchvisionData
 from harness.data.images import ImageFiles, MemoryImages, Split, class_folders, stratified
 from harness.data.storage import require_memory
-from harness.errors import UserError
+from harness.errors import UserError, plural
 from harness.machine import usable_cores
 from harness.seeding import generator
+
+log = logging.getLogger(__name__)
 
 # Where Debian's package dataset-fashion-mnist puts the four files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -50,9 +53,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Unread:
-    """A source that is yet to be read; `stamp` tells by place, size and time which files it will be read from."""
+    """A source that is yet to be read; `stamp` tells by place, size and times which files it will be read from.
 
-    stamp: tuple[object, ...]
+    It is None where files are so new that they could change unseen by their times.
+    """
+
+    stamp: tuple[object, ...] | None
     read: Callable[[], Source]
 
 
@@ -69,7 +75,8 @@ def find(config: DataConfig) -> Unread:
         return Unread((), partial(_synthetic, config))
     if isinstance(config, ImageFolderData):
         source = _image_folder(config)
-        return Unread((config.workers, source.train.images.stamp, source.test.images.stamp), lambda: source)
+        stamps = (source.train.images.stamp, source.test.images.stamp)
+        return Unread(None if None in stamps else (config.workers, *stamps), lambda: source)
     if config.name in _IDX_CLASSES:
         for folder in _idx_folders(config):
             if len(files := _idx_files(folder)) == len(_IDX_STEMS):
@@ -82,7 +89,7 @@ def find(config: DataConfig) -> Unread:
 
 def _stamp(files: Iterable[Path]) -> tuple[object, ...]:
     status = ((str(file.absolute()), file.stat()) for file in files)
-    return tuple(sorted((name, s.st_size, s.st_mtime_ns) for name, s in status))
+    return tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in status))
 
 
 def _digits() -> Source:
@@ -216,14 +223,33 @@ def _image_folder(config: ImageFolderData) -> Source:
     classes = tuple(parts[0])
     if len(classes) < 2:
         raise UserError(f"data.root={config.root}: must have two or more classes, has {list(classes)}")
-    splits = []
+    splits: list[Split] = []
+    identities: list[np.ndarray] = []
+    all_paths: list[str] = []
     for part in parts:
         paths = [path for members in part.values() for path in members]
         labels = torch.arange(len(part)).repeat_interleave(torch.tensor([len(members) for members in part.values()]))
         threads = config.workers or usable_cores()
-        files = ImageFiles.find(paths, config.image_size, config.channels, threads, config.max_pixels)
+        files, known = ImageFiles.find(paths, config.image_size, config.channels, threads, config.max_pixels)
         splits.append(Split(files, labels))
+        identities.append(known)
+        all_paths += paths
+    _warn_of_links(all_paths, np.concatenate(identities))
     return Source(splits[0], splits[1], classes)
+
+
+def _warn_of_links(paths: Sequence[str], identities: np.ndarray) -> None:
+    """Say so where a file has several names: people do repeat images by links, and also mix up train and test."""
+    order = np.lexsort((identities[:, 1], identities[:, 0]))
+    ordered = identities[order]
+    again = (ordered[1:] == ordered[:-1]).all(1) & (ordered[1:, 1] != 0)  # 0: a file system that does not number files
+    if count := int(again.sum()):
+        first = int(again.argmax())
+        one, other = sorted(paths[place] for place in order[first : first + 2])
+        log.warning(
+            "%s counted again under other names, as %s and %s; what lies in two parts makes accuracy look better",
+            plural(count, "file is", "files are"), one, other,
+        )  # fmt: skip
 
 
 def _synthetic(config: SyntheticData) -> Source:

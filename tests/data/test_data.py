@@ -3,13 +3,14 @@ import os
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from harness.app.compose import compose_config
 from harness.data import sources
@@ -260,7 +261,7 @@ def test_a_program_named_as_an_image_is_not_run(tmp_path, monkeypatch):
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 moveto\n%%EOF\n"
     (tmp_path / "train" / "a" / "x.jpg").write_bytes(eps)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript is run"))
-    with pytest.raises(UserError, match=r"a/x\.jpg: cannot be read as an image \(EPS is a program"):
+    with pytest.raises(UserError, match=r"a/x\.jpg: cannot be read as an image \(it is none of JPEG, .*PNG"):
         pictures(tmp_path)
 
 
@@ -272,8 +273,65 @@ def test_a_file_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     content[16:24] = struct.pack(">II", 60_000, 50_000)  # its header alone says so
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     bomb.write_bytes(content)
-    with pytest.raises(UserError, match=r"data\.max_pixels=200000000: .*bomb\.png has 60000 x 50000 pixels"):
+    with pytest.raises(UserError, match=r"data\.max_pixels=200000000: .*bomb\.png has 3000000000 pixels"):
         pictures(tmp_path)
+
+
+def test_a_small_tiff_with_a_huge_tile_is_refused(tmp_path):
+    write_pictures(tmp_path, "ab")
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[65000], tags[65001] = 40_000, 40_000
+    Image.new("L", (20, 20)).save(path := tmp_path / "train" / "a" / "x.tif", tiffinfo=tags)
+    content = path.read_bytes()
+    for own, of_tiles in ((65000, 322), (65001, 323)):  # which Pillow does not write
+        content = content.replace(struct.pack("<H", own), struct.pack("<H", of_tiles))
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.max_pixels=200000000: .*x\.tif has 1600000000 pixels"):
+        pictures(tmp_path)
+
+
+def test_a_webp_whose_pixels_pillow_makes_room_for_when_it_is_opened_is_refused(tmp_path):
+    write_pictures(tmp_path, "ab")
+    Image.new("RGB", (50, 50)).save(tmp_path / "train" / "a" / "x.webp")
+    with pytest.raises(UserError, match=r"data\.max_pixels=1000: .*x\.webp has 2500 pixels"):
+        dataset("data=image_folder", f"data.root={tmp_path}", "data.max_pixels=1000")
+
+
+@pytest.mark.parametrize("place", ["train", "train/a", "train/a/more"])
+def test_a_folder_that_cannot_be_looked_through_is_refused_not_left_out(tmp_path, monkeypatch, place):
+    write_pictures(tmp_path, "ab")
+    (tmp_path / "train" / "a" / "more").mkdir()
+    original = os.scandir
+
+    def scandir(path):
+        if Path(path) == tmp_path / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=rf"{place}: cannot be looked through \(Permission denied\)"):
+        pictures(tmp_path)
+
+
+def test_a_class_that_is_a_link_to_itself_is_refused_and_such_a_link_below_is_not(tmp_path):
+    write_pictures(tmp_path, "ab")
+    before = pictures(tmp_path).fingerprint
+    (tmp_path / "train" / "a" / "loop").symlink_to("loop")
+    assert pictures(tmp_path).fingerprint == before
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"train/loop: cannot be looked through \(Too many levels of symbolic links"):
+        pictures(tmp_path)
+
+
+def test_a_file_under_several_names_is_counted_again_and_told_of(tmp_path, caplog):
+    write_pictures(tmp_path, "ab")
+    pictures(tmp_path)
+    assert not caplog.text
+    (tmp_path / "train" / "a" / "x.png").symlink_to(tmp_path / "test" / "b" / "1.png")
+    (tmp_path / "train" / "b" / "x.png").hardlink_to(tmp_path / "train" / "b" / "1.png")
+    parts = pictures(tmp_path)
+    assert len(parts.train) + len(parts.val) == 14
+    assert "2 files are counted again under other names, as " in caplog.text
 
 
 def test_image_folder_with_different_classes_in_test_is_refused(tmp_path):

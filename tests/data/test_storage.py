@@ -15,7 +15,7 @@ from support.small_runs import read_rows, untimed
 
 from harness.app.compose import compose_config
 from harness.data import dataset as datasets
-from harness.data import sources, storage
+from harness.data import images, sources, storage
 from harness.data.augment import EpochAugmentation, PixelCrops, RowCrops, padded
 from harness.data.dataset import load_dataset
 from harness.data.feeds import StreamedPart, read_ahead
@@ -33,6 +33,12 @@ PLACES = ("device", "host", "disk")
 def nothing_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "_kept", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def all_old(monkeypatch):
+    """Files that the test has just written count as old."""
+    monkeypatch.setattr(images, "_SETTLED_NS", -(10**15))
 
 
 @pytest.fixture
@@ -75,10 +81,9 @@ def passes(loader):
 
 def assert_same_bits(first, second):
     for ours, theirs in zip(first, second, strict=True):
-        for (images, labels), (other_images, other_labels) in zip(ours, theirs, strict=True):
-            assert torch.equal(images, other_images)
-            assert torch.equal(labels, other_labels)
-            assert images.is_contiguous(memory_format=torch.channels_last)
+        for one, other in zip(ours, theirs, strict=True):
+            assert all(map(torch.equal, one, other))
+            assert one[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def threads():
@@ -265,7 +270,7 @@ def test_free_memory_is_the_lesser_of_the_machine_s_and_the_container_s(tmp_path
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_process_reads_the_same_data_once_and_notices_when_a_file_changes(folder, place):
+def test_a_process_reads_the_same_data_once_and_notices_when_a_file_changes(folder, all_old, place):
     first = load_dataset(settings_of(folder, f"data.storage={place}").data)
     assert load_dataset(settings_of(folder, f"data.storage={place}").data) is first
     assert load_dataset(settings_of(folder).data) is first
@@ -273,6 +278,37 @@ def test_a_process_reads_the_same_data_once_and_notices_when_a_file_changes(fold
     changed = load_dataset(settings_of(folder, f"data.storage={place}").data)
     assert changed.fingerprint != first.fingerprint
     assert load_dataset(settings_of(folder, "data.split_seed=1").data).fingerprint != changed.fingerprint
+
+
+def put_in_place(path, value):
+    """Another image of the same size and time as whatever image of this helper's is there."""
+    modified = path.stat().st_mtime_ns
+    Image.new("RGB", (8, 8), value).save(path, "BMP")
+    os.utime(path, ns=(modified, modified))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_an_image_is_noticed_that_took_another_s_place_with_its_size_and_time(
+    folder, monkeypatch, all_old, place, is_new_process
+):
+    put_in_place(path := folder / "train" / "a" / "1.png", 1)
+    first = load_dataset(settings_of(folder, f"data.storage={place}").data)
+    put_in_place(path, 2)
+    if is_new_process:
+        monkeypatch.setattr(datasets, "_kept", None)
+    assert load_dataset(settings_of(folder, f"data.storage={place}").data).fingerprint != first.fingerprint
+
+
+def test_files_so_new_that_their_times_say_nothing_are_read_again(folder, monkeypatch):
+    monkeypatch.setattr(images, "_SETTLED_NS", 10**15)
+    first, loader = loaded(folder, "data.storage=disk")
+    assert load_dataset(settings_of(folder, "data.storage=disk").data) is not first
+    put_in_place(path := folder / "train" / "a" / "1.png", 1)
+    status = path.stat()
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    with pytest.raises(UserError, match=r"1\.png: has changed since the data were looked through"):
+        passes(loader)
 
 
 def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_they_are_new(
@@ -288,19 +324,14 @@ def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_t
         found = load_dataset(settings_of(folder, "data.storage=disk", *overrides).data)
         return bool(decoded), (found.fingerprint, found.mean, found.std)
 
-    def age(path, seconds=100):
-        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns - seconds * 10**9))
-
     _, findings = look()
     assert not (tmp_path / "cache").exists()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in files:
-        age(path)
+    monkeypatch.setattr(images, "_SETTLED_NS", -(10**15))
     assert look() == (True, findings)
     assert look() == (False, findings)
     assert look("data.split_seed=1")[0]
     assert look("data.image_size=7")[0]
-    age(files[0])
+    (folder / "train" / "a" / "1.png").touch()
     assert look() == (True, findings)
     for path in (tmp_path / "cache" / "lr-schedule-lab").iterdir():
         path.write_text("{")
@@ -308,9 +339,10 @@ def test_what_was_found_in_files_is_remembered_until_one_changes_and_not_while_t
 
 
 @pytest.mark.parametrize("is_remembered", [False, True])
-def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(folder, monkeypatch, is_remembered):
-    for path in folder.rglob("*.*"):
-        os.utime(path, ns=(10**18, 10**18))
+def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(
+    folder, monkeypatch, caplog, all_old, is_remembered
+):
+    caplog.set_level(logging.INFO)
     before = passes(loaded(folder, "data.storage=disk")[1])
     monkeypatch.setattr(datasets, "_kept", None)
     if is_remembered:
@@ -321,6 +353,7 @@ def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(folder
     for path in folder.rglob("*.*"):
         path.write_bytes(path.read_bytes() + b" ")  # other bytes, another time, the same image
     assert_same_bits(before, passes(loader))
+    assert 1 <= caplog.text.count("its image is the same") <= 3  # for each part, not for each file
 
 
 @pytest.mark.parametrize(
@@ -330,10 +363,9 @@ def test_a_file_that_is_written_again_with_the_same_image_changes_nothing(folder
         {"digests": "AAAA"}, {"digests": "?"}, {"digests": None}, "a digit", "words",
     ],
 )  # fmt: skip
-def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(folder, monkeypatch, tmp_path, nonsense):
-    for path in folder.rglob("*.*"):
-        os.utime(path, ns=(10**18, 10**18))
-
+def test_what_was_remembered_of_files_is_believed_as_it_was_written_alone(
+    folder, monkeypatch, tmp_path, all_old, nonsense
+):
     def look():
         monkeypatch.setattr(datasets, "_kept", None)
         return load_dataset(settings_of(folder, "data.storage=disk").data)
