@@ -206,6 +206,11 @@ def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name
         check_settings(config(name, **arguments))
 
 
+def test_what_torch_would_take_is_refused_when_a_schedule_is_planned_too():
+    with pytest.raises(UserError, match="30 comes after 80"):
+        make_plan(config("MultiStepLR", milestones=[80, 30]), optimizer(1.0), 2)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
