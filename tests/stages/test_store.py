@@ -55,6 +55,13 @@ def test_eviction_takes_what_was_used_longest_ago_but_nothing_that_a_running_swe
     assert [entry.name for entry in other.evict(0)] == [needed]
 
 
+def test_filing_a_state_waits_for_no_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    put(StageStore(tmp_path, 10**9, 0), [1])
+    assert synced == []
+
+
 def test_what_is_read_counts_as_used(tmp_path):
     store = StageStore(tmp_path, 10**9, 0)
     first, second = put(store, [1], used=10), put(store, [2], used=20)
@@ -182,7 +189,7 @@ def test_a_lock_that_cannot_be_opened_is_an_error_of_the_store(tmp_path):
 
 
 def test_a_claim_is_held_by_one_and_free_once_it_is_released(tmp_path):
-    store = StageStore(tmp_path, 10**9, 0)
+    store = StageStore(tmp_path / "new" / "stages", 10**9, 0)
     held = store.claim("key", 0)
     assert store.claim("key", 0) is None
     held.release()
@@ -430,6 +437,15 @@ def test_memory_keeps_what_was_read_last_counts_each_state_once_and_none_that_is
     assert store.get(two) is None
     whole, too_large = put(store, [4], size=2000), put(store, [5], size=2001)
     assert [store.has(name) for name in (one, three, whole, too_large)] == [False, False, True, False]
+
+
+def test_only_tensors_count_against_the_memory():
+    name, made = state([1])
+    made.learned["scaler"] = {"scale": 2.0, "growth": None}
+    for limit in (4000, 3999):
+        store = StageStore(None, 10**9, limit)
+        store.put(name, made, {})
+        assert store.has(name) == (limit == 4000)
 
 
 def test_what_was_read_once_is_in_memory(tmp_path):

@@ -243,6 +243,22 @@ def test_what_a_scheduler_s_own_arithmetic_cannot_do_is_told_by_its_settings(sch
         make_plan(schedule, optimizer(1.0), 5)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (config("CosineAnnealingLR", T_max=2, eta_min=-1.0), "gives epoch 2 the learning rate -1.0; must be 0 or more"),
+        (
+            config("OneCycleLR", max_lr=1e300, div_factor=1e-10, total_steps=9, cycle_momentum=False),
+            "gives epoch 0 the learning rate inf; must be 0 or more",
+        ),
+    ],
+    ids=["negative", "infinite"],
+)
+def test_a_rate_that_nothing_can_be_trained_with_is_refused_with_its_epoch(schedule, message):
+    with pytest.raises(UserError, match=f"^scheduler: {schedule.target} {message}"):
+        make_plan(schedule, optimizer(1.0), 4)
+
+
 def test_a_schedule_that_also_turns_the_momentum_is_refused():
     one_cycle = config("OneCycleLR", max_lr=1.0, total_steps=10)
     with pytest.raises(UserError, match="changes the optimizer's betas"):

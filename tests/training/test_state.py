@@ -15,6 +15,7 @@ from harness.training.state import (
     load_state,
     restore,
     save_state,
+    save_tensors,
     weights_sha256,
 )
 
@@ -76,6 +77,17 @@ def test_a_saved_state_is_read_back_whole_and_its_size_is_told(tmp_path):
     read = load_state(tmp_path / "state.pt")
     assert (read.epoch, read.rows, read.identity) == (1, (ROW,), {"seed": 0})
     assert digest(read.learned) == digest(state.learned)
+
+
+def test_what_is_saved_is_on_the_disk_unless_that_is_not_asked_for(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for save, value in ((save_state, TrainState(0, {}, (), {})), (save_tensors, {})):
+        save(tmp_path / "file.pt", value, durable=False)
+        assert synced == []
+        save(tmp_path / "file.pt", value)
+        assert len(synced) == 2, "the file and its folder"
+        synced.clear()
 
 
 def test_what_was_not_written_so_is_not_believed(tmp_path):
