@@ -55,10 +55,14 @@ def test_eviction_takes_what_was_used_longest_ago_but_nothing_that_a_running_swe
     assert [entry.name for entry in other.evict(0)] == [needed]
 
 
-def test_filing_a_state_waits_for_no_disk(tmp_path, monkeypatch):
+def test_neither_a_state_nor_a_sign_of_life_waits_for_the_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    put(StageStore(tmp_path, 10**9, 0), [1])
+    store = StageStore(tmp_path, 10**9, 0)
+    put(store, [1])
+    held = store.claim("key", 0)
+    held.reached(1)
+    held.release()
     assert synced == []
 
 
