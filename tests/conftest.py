@@ -36,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Say the seed of the tests' order where one failed: pytest-randomly says it in a header that -q hides."""
+    seed = config.getoption("randomly_seed", None)
+    if exitstatus and seed is not None:
+        terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")
+
+
 @pytest.fixture(autouse=True)
 def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs draw only in tests marked `draws`, and in processes that a test starts."""

@@ -21,7 +21,7 @@ from harness.stages import keys
 from harness.stages.store import StageStore, open_store, verify
 from harness.stages.tree import PlannedRun, StageTree
 from harness.training.plan import LrPlan
-from harness.training.state import TrainState, save_state
+from harness.training.state import TrainState, load_state, save_state
 
 IDENTITY = {"seed": 0, "model.channels": [8]}
 
@@ -53,6 +53,17 @@ def test_eviction_takes_what_was_used_longest_ago_but_nothing_that_a_running_swe
         assert [entry.name for entry in other.evict(0)] == [newest]
         assert other.has(needed)
     assert [entry.name for entry in other.evict(0)] == [needed]
+
+
+def test_neither_a_state_nor_a_sign_of_life_waits_for_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    store = StageStore(tmp_path, 10**9, 0)
+    put(store, [1])
+    held = store.claim("key", 0)
+    held.reached(1)
+    held.release()
+    assert synced == []
 
 
 def test_what_is_read_counts_as_used(tmp_path):
@@ -90,6 +101,25 @@ def test_a_killed_sweep_needs_nothing_any_more(tmp_path):
     assert list((tmp_path / "sweeps").glob("*.json")) == []
 
 
+def test_a_sweep_is_over_where_nobody_holds_its_lock_and_leaves_nothing(tmp_path):
+    store, sweeps = StageStore(tmp_path / "new" / "stages", 10**9, 0), tmp_path / "new" / "stages" / "sweeps"
+    with store.sweep(["live"]):
+        (sweeps / "dead.json").write_text('["dead"]')
+        (sweeps / "dead.lock").touch()
+        assert store.pinned() == {"live"}
+        assert len(list(sweeps.iterdir())) == 2
+    assert list(sweeps.iterdir()) == []
+
+
+def test_a_sweep_without_a_folder_is_entered_once_and_needs_no_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = StageStore(None, 10**9, 10**6)
+    with store.sweep(["plan"]):
+        held = put(store, [1])
+        assert (store.has(held), store.pinned(), store.evict(0)) == (True, set(), [])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_alone_serves_a_process_and_gives_copies(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = StageStore(None, 10**9, 10**6)
@@ -120,6 +150,32 @@ def test_an_entry_evicted_by_another_process_while_it_is_written_does_no_harm(tm
     assert store.get(key) is None
 
 
+def test_an_entry_evicted_by_another_process_while_it_is_read_is_not_called_damaged(tmp_path, monkeypatch, caplog):
+    store = StageStore(tmp_path, 10**9, 0)
+    name = put(store, [1])
+
+    def read(path):
+        StageStore(tmp_path, 10**9, 0).evict(0)
+        return load_state(path)
+
+    monkeypatch.setattr("harness.stages.store.load_state", read)
+    assert store.get(name) is None
+    assert (caplog.text, list(tmp_path.rglob("*.damaged"))) == ("", [])
+
+
+def test_code_in_an_entry_s_file_is_set_aside_and_does_not_run(tmp_path, caplog):
+    class MakesAFolder:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    store = StageStore(tmp_path / "stages", 10**9, 0)
+    name = put(store, [1])
+    path = store.folder / f"{name}.pt"
+    torch.save({**torch.load(path, weights_only=True), "model": MakesAFolder()}, path)
+    assert (store.get(name), store.has(name), path.with_suffix(".damaged").exists()) == (None, False, True)
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_store_that_cannot_be_written_is_named(tmp_path):
     for name in ("claims", "sweeps"):
         (tmp_path / name).write_text("no folder")
@@ -137,7 +193,7 @@ def test_a_lock_that_cannot_be_opened_is_an_error_of_the_store(tmp_path):
 
 
 def test_a_claim_is_held_by_one_and_free_once_it_is_released(tmp_path):
-    store = StageStore(tmp_path, 10**9, 0)
+    store = StageStore(tmp_path / "new" / "stages", 10**9, 0)
     held = store.claim("key", 0)
     assert store.claim("key", 0) is None
     held.release()
@@ -309,7 +365,7 @@ def test_debris_goes_after_a_day_and_nothing_else(tmp_path):
                 made.add(file)
         (tmp_path / "x" / "new.damaged").touch()
         for file in made:
-            when = time.time() - (23 if "new" in file else 25) * 60 * 60
+            when = time.time() - (23.8 if "new" in file else 24.2) * 60 * 60
             os.utime(tmp_path / file, (when, when))
         gone = store.remove_debris()
         debris = {file for file in made if "old" in file} | {"x/new.damaged"}
@@ -317,6 +373,12 @@ def test_debris_goes_after_a_day_and_nothing_else(tmp_path):
         left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
         assert left == made - debris
     assert StageStore(None, 10**9, 0).remove_debris() == []
+
+
+def test_debris_that_cannot_be_looked_at_is_left_alone(tmp_path):
+    (tmp_path / "lost.tmp").symlink_to(tmp_path / "nowhere")
+    assert StageStore(tmp_path, 10**9, 0).remove_debris() == []
+    assert (tmp_path / "lost.tmp").is_symlink()
 
 
 def test_an_entry_tells_its_size_and_what_was_noted(tmp_path):
@@ -351,6 +413,15 @@ def test_a_limit_that_a_running_sweep_passes_is_told_of(tmp_path, caplog):
     assert (store.entries(), caplog.text) == ([], "")
 
 
+def test_a_limit_that_a_running_sweep_just_keeps_is_not_told_of(tmp_path, caplog):
+    needed = [put(StageStore(tmp_path, 10**9, 0), [rate]) for rate in (1, 2)]
+    store = StageStore(tmp_path, sum(entry.size for entry in StageStore(tmp_path, 0, 0).entries()), 0)
+    with store.sweep([name.partition("/")[2] for name in needed]):
+        put(store, [3])
+        assert {entry.name for entry in store.entries()} == set(needed)
+    assert caplog.text == ""
+
+
 def test_a_state_under_another_s_name_is_set_aside_by_name(tmp_path, caplog):
     store = StageStore(tmp_path, 10**9, 0)
     one, other = put(store, [1]), put(store, [2])
@@ -372,6 +443,15 @@ def test_memory_keeps_what_was_read_last_counts_each_state_once_and_none_that_is
     assert [store.has(name) for name in (one, three, whole, too_large)] == [False, False, True, False]
 
 
+def test_only_tensors_count_against_the_memory():
+    name, made = state([1])
+    made.learned["scaler"] = {"scale": 2.0, "growth": None}
+    for limit in (4000, 3999):
+        store = StageStore(None, 10**9, limit)
+        store.put(name, made, {})
+        assert store.has(name) == (limit == 4000)
+
+
 def test_what_was_read_once_is_in_memory(tmp_path):
     name = put(StageStore(tmp_path, 10**9, 0), [1])
     store = StageStore(tmp_path, 10**9, 10**6)
@@ -382,6 +462,16 @@ def test_what_was_read_once_is_in_memory(tmp_path):
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path):
     assert not StageStore(tmp_path, 10**9, 0).has("x" * 300)
+
+
+def test_a_new_holder_has_said_nothing_yet(tmp_path):
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "a-b.json").write_text('{"epoch": 7}')
+    store = StageStore(tmp_path, 10**9, 0)
+    assert store.holder("a/b") == {"epoch": 7}
+    held = store.claim("a/b", 0)
+    assert store.holder("a/b") == {}
+    held.release()
 
 
 def test_a_holder_that_cannot_say_how_far_it_came_goes_on(tmp_path):

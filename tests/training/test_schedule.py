@@ -167,6 +167,27 @@ def test_making_a_plan_leaves_the_optimizer_untouched():
         ("LambdaLR", {"lr_lambda": "print"}, "scheduler.lr_lambda=print: must be a function, which no"),
         ("ConstantLR", {"factor": True}, "scheduler.factor=true: must be a number"),
         ("ConstantLR", {"total_iters": {"_target_": TORCH + "StepLR"}}, "total_iters={.*must be a plain value"),
+        (
+            "ConstantLR",
+            {"factor": [1, [{"_target_": TORCH + "StepLR"}]]},
+            r"scheduler.factor\[1\]\[0\]={.*: must be a plain value; only schedulers hold",
+        ),
+        (
+            "SequentialLR",
+            {"milestones": 5, "schedulers": [{"_target_": TORCH + "ConstantLR"}] * 2},
+            "scheduler.milestones=5: must be a list of whole epochs",
+        ),
+        (
+            "SequentialLR",
+            {"milestones": ["5"], "schedulers": [{"_target_": TORCH + "ConstantLR"}] * 2},
+            r"scheduler.milestones=\['5'\]: 5 is no whole number",
+        ),
+        ("ChainedScheduler", {"schedulers": [5]}, r"scheduler.schedulers\[0\]=5: must be a scheduler with a _target_"),
+        (
+            "ChainedScheduler",
+            {"schedulers": [{"_target_": 5}]},
+            r"schedulers\[0\]=.*: must be a scheduler with a _targ",
+        ),
         ("SequentialLR", {"milestones": [5], "schedulers": []}, r"scheduler.schedulers=\[\]: must be a list of sched"),
         (
             "SequentialLR",
@@ -183,6 +204,11 @@ def test_making_a_plan_leaves_the_optimizer_untouched():
 def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name, arguments, message):
     with pytest.raises(UserError, match=message):
         check_settings(config(name, **arguments))
+
+
+def test_what_torch_would_take_is_refused_when_a_schedule_is_planned_too():
+    with pytest.raises(UserError, match="30 comes after 80"):
+        make_plan(config("MultiStepLR", milestones=[80, 30]), optimizer(1.0), 2)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +228,10 @@ def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name
             "scheduler.*SequentialL",
         ),
         (
+            config("SequentialLR", milestones=[2], schedulers=[{"_target_": TORCH + "ConstantLR"}] * 3),
+            r"scheduler.milestones=\[2\].*SequentialLR can work with",
+        ),
+        (
             config("CyclicLR", base_lr=0.1, max_lr=0.2, step_size_up=0, cycle_momentum=False),
             "scheduler.*step_size_up=0",
         ),
@@ -211,6 +241,22 @@ def test_impossible_settings_are_refused_with_key_value_and_what_is_allowed(name
 def test_what_a_scheduler_s_own_arithmetic_cannot_do_is_told_by_its_settings(schedule, message):
     with pytest.raises(UserError, match=message):
         make_plan(schedule, optimizer(1.0), 5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (config("CosineAnnealingLR", T_max=2, eta_min=-1.0), "gives epoch 2 the learning rate -1.0; must be 0 or more"),
+        (
+            config("OneCycleLR", max_lr=1e300, div_factor=1e-10, total_steps=9, cycle_momentum=False),
+            "gives epoch 0 the learning rate inf; must be 0 or more",
+        ),
+    ],
+    ids=["negative", "infinite"],
+)
+def test_a_rate_that_nothing_can_be_trained_with_is_refused_with_its_epoch(schedule, message):
+    with pytest.raises(UserError, match=f"^scheduler: {schedule.target} {message}"):
+        make_plan(schedule, optimizer(1.0), 4)
 
 
 def test_a_schedule_that_also_turns_the_momentum_is_refused():
@@ -240,15 +286,52 @@ def test_a_milestone_equal_to_the_number_of_epochs_never_fires(milestone, count)
     assert len(plan.changes) == 1 - count
 
 
+def test_what_comes_after_another_schedule_counts_its_milestones_from_there():
+    multistep = {"_target_": TORCH + "MultiStepLR", "gamma": 0.5}
+    parts = [{**multistep, "milestones": milestones} for milestones in ([2, 3], [2, 3], [1, 3, 4])]
+    settings = config("SequentialLR", milestones=[3, 6], schedulers=parts)
+    plan = make_plan(settings, optimizer(1.0), 10)
+    assert rates_of(plan) == [1.0, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0, 0.5, 0.5, 0.25]
+    assert plan_warnings(settings, plan) == [
+        "milestone 3 never fires: the next schedule takes over (epochs=10)",
+        "milestone 3 (epoch 6 of the run) never fires: the next schedule takes over (epochs=10)",
+        "milestone 4 (epoch 10 of the run) never fires: the run's last epoch is 9 (epochs=10)",
+    ]
+
+
+def test_a_rate_that_never_changes_is_warned_of_where_there_is_a_second_epoch():
+    settings = config("LinearLR", start_factor=1.0)
+    warnings = [plan_warnings(settings, make_plan(settings, optimizer(1.0), epochs)) for epochs in (1, 2)]
+    assert warnings == [[], ["the schedule never changes the learning rate in 2 epochs"]]
+
+
+def test_an_epoch_in_which_every_rate_is_0_is_warned_of():
+    settings = config("PolynomialLR", total_iters=2)
+    for rates, told in (([1.0, 2.0], ["the learning rate is 0 in epoch 2, which trains nothing"]), ([0.0, 1.0], [])):
+        assert plan_warnings(settings, make_plan(settings, optimizer(*rates), 2 + len(told))) == told
+
+
 def test_a_decay_without_effect_is_warned_of_by_epoch_and_group():
-    settings = config("MultiStepLR", milestones=[2, 4], gamma=0.1)
+    settings = config("MultiStepLR", milestones=[3, 4], gamma=0.1)
     warnings = plan_warnings(settings, make_plan(settings, optimizer(1.0, 5e-324), 6))
-    assert "the decay at epoch 4 does not change the learning rate of g1" in warnings
+    assert warnings == ["the decay at epoch 4 does not change the learning rate of g1"]
 
 
 def test_step_size_beyond_the_run_is_warned_of():
-    settings = config("StepLR", step_size=30)
-    assert "step_size 30 never fires" in plan_warnings(settings, make_plan(settings, optimizer(1.0), 20))[0]
+    for step_size, told in (
+        (19, []),
+        (20, ["step_size 20 never fires: the run's last epoch is 19 (epochs=20)"]),
+    ):
+        settings = config("StepLR", step_size=step_size)
+        assert plan_warnings(settings, make_plan(settings, optimizer(1.0), 20)) == told
+
+
+@pytest.mark.parametrize(("step_size", "count"), [(3, 0), (4, 1)])
+def test_a_step_size_beyond_its_schedule_s_own_epochs_is_warned_of(step_size, count):
+    parts = [{"_target_": TORCH + "ConstantLR"}, {"_target_": TORCH + "StepLR", "step_size": step_size}]
+    settings = config("SequentialLR", milestones=[6], schedulers=parts)
+    warnings = plan_warnings(settings, make_plan(settings, optimizer(1.0), 10))
+    assert [warning.partition(":")[0] for warning in warnings] == [f"step_size {step_size} never fires"] * count
 
 
 def own(cls, **arguments):
@@ -307,3 +390,21 @@ def test_five_changes_of_a_plan_are_told_one_by_one_and_six_are_not():
 def test_a_plan_for_some_groups_has_their_rates_in_the_order_asked_for():
     plan = make_plan(config("StepLR", step_size=1, gamma=0.5), optimizer(1.0, 2.0, 4.0), 2)
     assert plan.of(["g2", "g0"]) == LrPlan(("g2", "g0"), ((4.0, 1.0), (2.0, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        ([1, 9, 2, 3, 4, 5, 6], "1, 9 in epoch 1, 6 in epoch 6, 6 changes (7 epochs)"),
+        ([1, 2, 3, 4, 5, 9, 6], "1, 9 in epoch 5, 6 in epoch 6, 6 changes (7 epochs)"),
+        ([1, 2, 3, 4, 5, 6, 9], "1, 9 in epoch 6, 6 changes (7 epochs)"),
+        ([9, 2, 3, 4, 5, 6, 1], "9, 1 in epoch 6, 6 changes (7 epochs)"),
+    ],
+)
+def test_a_peak_is_told_of_unless_it_is_the_first_or_the_last_rate(rates, text):
+    assert plan_text(LrPlan(("g",), tuple((float(rate),) for rate in rates))) == f"learning rate {text}"
+
+
+def test_a_plan_that_lacks_a_group_s_rate_is_an_error_and_no_shorter_plan():
+    with pytest.raises(ValueError, match="shorter"):
+        LrPlan(("a", "b"), ((1.0,),)).by_group(0)

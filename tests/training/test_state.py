@@ -1,5 +1,7 @@
 """A state by itself: what its digest tells apart, what comes back from its file, what is restored into what."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from harness.training.state import (
     load_state,
     restore,
     save_state,
+    save_tensors,
     weights_sha256,
 )
 
@@ -76,6 +79,17 @@ def test_a_saved_state_is_read_back_whole_and_its_size_is_told(tmp_path):
     assert digest(read.learned) == digest(state.learned)
 
 
+def test_what_is_saved_is_on_the_disk_unless_that_is_not_asked_for(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for save, value in ((save_state, TrainState(0, {}, (), {})), (save_tensors, {})):
+        save(tmp_path / "file.pt", value, durable=False)
+        assert synced == []
+        save(tmp_path / "file.pt", value)
+        assert len(synced) == 2, "the file and its folder"
+        synced.clear()
+
+
 def test_what_was_not_written_so_is_not_believed(tmp_path):
     path = tmp_path / "state.pt"
     model, optimizer = learner()
@@ -92,6 +106,29 @@ def test_what_was_not_written_so_is_not_believed(tmp_path):
     path.write_bytes(b"PK")
     with pytest.raises(DamagedCheckpointError, match=r"state.pt: cannot be read \("):
         load_state(path)
+
+
+class MakesAFolder:
+    """What runs code as soon as an unwary reader loads it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("place", ["digest", "model", "rows", "identity"])
+def test_code_in_a_state_s_file_is_refused_and_does_not_run(tmp_path, place):
+    path = tmp_path / "state.pt"
+    model, optimizer = learner()
+    save_state(path, TrainState(1, capture(model, optimizer, NO_SCALER), (ROW,), {"seed": 0}))
+    torch.save({**torch.load(path, weights_only=True), place: [MakesAFolder(tmp_path / "made")]}, path)
+    with pytest.raises(DamagedCheckpointError, match=r"(?s)state.pt: cannot be read \(UnpicklingError: .*mkdir"):
+        load_state(path)
+    assert not (tmp_path / "made").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "made").exists(), "the file holds no code, so nothing was shown"
 
 
 def test_a_captured_state_stays_what_it_was_while_training_goes_on():
