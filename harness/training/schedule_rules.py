@@ -150,15 +150,15 @@ def _check_milestones(key: str, milestones: object) -> None:
 
 
 def _never_fires(node: _Node, plan: LrPlan) -> list[str]:
-    warnings, last = [], f"the run's last epoch is {plan.epochs - 1}"
+    warnings, is_last = [], node.end == plan.epochs
+    reason = f"the run's last epoch is {plan.epochs - 1}" if is_last else "the next schedule takes over"
     for milestone in node.milestones:
         if (epoch := node.start + milestone) >= node.end:
             inner = f" (epoch {epoch} of the run)" if epoch != milestone else ""
-            reason = last if node.end == plan.epochs else "the next schedule takes over"
             warnings.append(f"milestone {milestone}{inner} never fires: {reason} (epochs={plan.epochs})")
     step_size = node.arguments.get("step_size", 0)
     if issubclass(node.cls, torch_schedulers.StepLR) and step_size >= node.end - node.start:
-        warnings.append(f"step_size {step_size} never fires: {last} (epochs={plan.epochs})")
+        warnings.append(f"step_size {step_size} never fires: {reason} (epochs={plan.epochs})")
     return warnings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,6 +116,8 @@ def load_state(path: Path) -> TrainState:
         return TrainState(epoch, content, rows, identity)
     except DamagedCheckpointError:
         raise
+    except pickle.UnpicklingError:  # torch's own words advise to load it with the check switched off
+        raise DamagedCheckpointError(f"{path}: is damaged, or holds more than tensors and plain values") from None
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise DamagedCheckpointError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
 

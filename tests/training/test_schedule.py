@@ -332,6 +332,9 @@ def test_a_step_size_beyond_its_schedule_s_own_epochs_is_warned_of(step_size, co
     settings = config("SequentialLR", milestones=[6], schedulers=parts)
     warnings = plan_warnings(settings, make_plan(settings, optimizer(1.0), 10))
     assert [warning.partition(":")[0] for warning in warnings] == [f"step_size {step_size} never fires"] * count
+    settings = config("SequentialLR", milestones=[step_size], schedulers=parts[::-1])
+    told = plan_warnings(settings, make_plan(settings, optimizer(1.0), 10))
+    assert told[0] == f"step_size {step_size} never fires: the next schedule takes over (epochs=10)"
 
 
 def own(cls, **arguments):

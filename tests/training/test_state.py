@@ -124,7 +124,9 @@ def test_code_in_a_state_s_file_is_refused_and_does_not_run(tmp_path, place):
     model, optimizer = learner()
     save_state(path, TrainState(1, capture(model, optimizer, NO_SCALER), (ROW,), {"seed": 0}))
     torch.save({**torch.load(path, weights_only=True), place: [MakesAFolder(tmp_path / "made")]}, path)
-    with pytest.raises(DamagedCheckpointError, match=r"(?s)state.pt: cannot be read \(UnpicklingError: .*mkdir"):
+    with pytest.raises(
+        DamagedCheckpointError, match=r"state.pt: is damaged, or holds more than tensors and plain values$"
+    ):
         load_state(path)
     assert not (tmp_path / "made").exists()
     torch.load(path, weights_only=False)
