@@ -124,9 +124,8 @@ def _refused_choice(error: Exception, overrides: Sequence[str]) -> str | None:
             if override.key and any(override.text.endswith(f"={name}") for name in names):
                 continue
             return f"{override.text}: must be one of {', '.join(names)}" if override.key else f"{override.text}: no key"
-    if "group override must be" in str(error):  # of one of Hydra's own groups
-        return f"{' '.join(overrides)}: what is chosen of a group must be a name, or a list of names"
-    return None
+    typed = [override.text for override in map(Override.parse, overrides) if override.key.startswith("hydra/")]
+    return f"{' '.join(typed)}: must be a name, or a list of names" if typed else None
 
 
 def _wrong_choice(error: MissingConfigException, overrides: Sequence[str]) -> str:
