@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import random
 import re
@@ -22,6 +23,7 @@ from harness.config import ImageFolderData
 from harness.data import dataset as datasets
 from harness.data.dataset import Dataset, load_dataset
 from harness.errors import printable, run_script
+from harness.views.console import DatedFormatter
 
 from .campaign import Campaign
 
@@ -91,10 +93,14 @@ def _told(script: Callable[[], None]) -> bytes:
         os.dup2(file.fileno(), 2)
         try:
             with open(2, "w", encoding="utf-8", closefd=False) as stream, contextlib.redirect_stderr(stream):
+                handler = logging.StreamHandler(stream)
+                handler.setFormatter(DatedFormatter("%(message)s"))
+                logging.root.handlers[:] = [handler]
                 run_script(script)
         except SystemExit:
             pass
         finally:
+            logging.root.handlers.clear()
             os.dup2(own, 2)
             os.close(own)
         file.seek(0)
