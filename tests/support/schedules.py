@@ -1,5 +1,6 @@
-"""Schedules of a user's own."""
+"""Schedules, and an optimizer, of a user's own."""
 
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 
@@ -23,3 +24,11 @@ class Fails(LRScheduler):
 
     def get_lr(self):
         return {}["rate"]
+
+
+class NeedsMore(SGD):
+    """An optimizer that is not built from its parameter groups alone."""
+
+    def __init__(self, params, lr, more):
+        self.more = more
+        super().__init__(params, lr)
