@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from harness.config import OptimizerConfig
-from harness.errors import UserError
+from harness.errors import UserError, shown
 from harness.instantiate import check_arguments, refusing, resolve_class
 
 DEFAULT_GROUP = "default"
@@ -76,12 +76,24 @@ def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) ->
     entries = []
     for name, members in groups.items():
         own = {key: value for key, value in config.groups.get(name, {}).items() if key != "match"}
-        check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params",))
+        ours = own.keys() & {"name", "initial_lr"}  # which a class that takes any setting would take
+        check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params", *ours))
         _check_lr(name, own)
         _check_values(name, own, cls, config.arguments)
         entries.append({"params": members, "name": name, **own})
     with refusing("optimizer", cls, config.arguments):
         optimizer: Optimizer = cls(entries, **_with_tuples(arguments))
+    kept = [group.get("name") for group in getattr(optimizer, "param_groups", [])]
+    if kept != list(groups):
+        raise UserError(
+            f"optimizer._target_={config.target}: has the parameter groups {kept}; must keep {list(groups)}"
+        )
+    for name, settings in config.groups.items():
+        for key in settings.keys() & inspect.signature(cls).parameters.keys() - optimizer.defaults.keys():
+            raise UserError(
+                f"optimizer.groups.{name}.{key}={shown(settings[key])}: {cls.__name__} has one for all groups; "
+                f"must be given as optimizer.{key}"
+            )
     return optimizer
 
 

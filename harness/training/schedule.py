@@ -60,7 +60,8 @@ def make_plan(config: ClassConfig, optimizer: Optimizer, epochs: int) -> LrPlan:
 
 def step(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """One epoch of the schedule without training: no parameter has a gradient, so the optimizer changes nothing."""
-    optimizer.step()
+    with refusing("optimizer", type(optimizer), {}):
+        optimizer.step()
     scheduler.step()
 
 
@@ -93,5 +94,5 @@ def _build(key: str, settings: Mapping[str, Any], optimizer: Optimizer) -> LRSch
         parts = enumerate(arguments["schedulers"])
         given["schedulers"] = [_build(f"{key}.schedulers[{number}]", part, optimizer) for number, part in parts]
     with refusing(key, cls, arguments):
-        scheduler: LRScheduler = cls(optimizer=optimizer, **given)
+        scheduler: LRScheduler = cls(optimizer, **given)
     return scheduler

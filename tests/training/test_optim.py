@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from harness.app.compose import compose_config
+from harness.config import OptimizerConfig
 from harness.errors import UserError
 from harness.models.convnets import SmallCnn
-from harness.training.optim import build_optimizer
+from harness.training.optim import build_optimizer, preview_optimizer
 
 
 def build(*overrides):
@@ -87,3 +88,26 @@ def test_impossible_groups_and_settings_are_refused(overrides, message):
 def test_a_group_may_go_without_the_momentum_that_the_others_nesterov_needs():
     _, optimizer = build("optimizer=sgd", "+optimizer.groups.x={match: head, momentum: 0}")
     assert [(group["momentum"], group["nesterov"]) for group in optimizer.param_groups] == [(0.9, True), (0, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "Forgets",
+            {},
+            r"_target_=support.schedules.Forgets: has the parameter groups \[None\]; must keep \['default', 'x",
+        ),
+        ("Forgets", {"name": "y"}, "^optimizer.groups.x.name=y: Forgets has no such setting"),
+        (
+            "NeedsMore",
+            {"more": 3},
+            "^optimizer.groups.x.more=3: NeedsMore has one for all groups; must be given as opt",
+        ),
+    ],
+)
+def test_groups_that_an_optimizer_of_one_s_own_would_ignore_are_refused(name, settings, message):
+    more = {"more": 2} if name == "NeedsMore" else {}
+    values = {"_target_": f"support.schedules.{name}", "lr": 1.0, "groups": {"x": {"match": "h", **settings}}, **more}
+    with pytest.raises(UserError, match=message):
+        preview_optimizer(OptimizerConfig.model_validate(values))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.schedules import AtWhatever, Fails, Mine, NeedsMore
+from support.schedules import AtWhatever, Fails, Mine, NeedsMore, WithoutGradient
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from harness.app.compose import compose_config
@@ -276,6 +276,15 @@ def test_a_mistake_in_a_schedule_of_one_s_own_is_told_with_its_line():
         UserError, match=r"Fails can work with, which says: KeyError\('rate'\) \(.*schedules.py, line 2\d\)$"
     ):
         make_plan(own(Fails), optimizer(1.0), 2)
+
+
+def test_a_mistake_in_an_optimizer_of_one_s_own_is_not_laid_on_the_schedule():
+    settings = {"_target_": f"{WithoutGradient.__module__}.WithoutGradient", "lr": 1.0, "groups": {}}
+    preview = preview_optimizer(OptimizerConfig.model_validate(settings))
+    with pytest.raises(
+        UserError, match=r"^optimizer._target_=.*WithoutGradient: must be .* \(.*schedules.py, line \d+"
+    ):
+        make_plan(config("StepLR", step_size=1), preview, 3)
 
 
 def test_agreement_counts_the_epochs_trained_as_planned():
