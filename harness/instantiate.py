@@ -57,7 +57,7 @@ def _let_signals_through(error: BaseException) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg}, {error.filename}, line {error.lineno}"
     return f"{error_text(error)}{_place(error)}"
 
