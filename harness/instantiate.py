@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import collections.abc
+import importlib.util
 import inspect
-import pkgutil
 import re
 import traceback
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, reduce
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from harness.errors import UserError, closest, shown
+from harness.errors import UserError, closest, error_text, shown
 
 
 def resolve_class(key: str, target: str, base: type) -> type[Any]:
@@ -29,12 +31,35 @@ def resolve_class(key: str, target: str, base: type) -> type[Any]:
     """
     allowed = f"must be the import path of a subclass of {base.__module__}.{base.__name__}"
     try:
-        found = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={target}: {allowed} ({error})") from None
+        found = _imported(target)
+    except (Exception, SystemExit) as error:  # whatever a module's own code may raise
+        _let_signals_through(error)
+        raise UserError(f"{key}._target_={target}: {allowed} ({_reason(error)})") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{key}._target_={target}: {allowed}")
     return found
+
+
+def _imported(target: str) -> Any:
+    """As `pkgutil.resolve_name`, which tells of a submodule that fails on import that there is none."""
+    path, *names = target.split(".")
+    found: Any = importlib.import_module(path)
+    while names and hasattr(found, "__path__") and importlib.util.find_spec(f"{path}.{names[0]}"):
+        path = f"{path}.{names.pop(0)}"
+        found = importlib.import_module(path)
+    return reduce(getattr, names, found)
+
+
+def _let_signals_through(error: BaseException) -> None:
+    """A signal's own kind of `SystemExit` is nothing that a class has raised."""
+    if isinstance(error, SystemExit) and type(error) is not SystemExit:
+        raise error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg}, {error.filename}, line {error.lineno}"
+    return f"{error_text(error)}{_place(error)}"
 
 
 def check_arguments(
@@ -65,22 +90,34 @@ def check_arguments(
             raise UserError(f"{key}.{name}: missing; {cls.__name__} needs it")
 
 
-def refusal(key: str, cls: type, arguments: Mapping[str, Any], error: Exception) -> UserError:
+@contextmanager
+def refusing(key: str, cls: type, arguments: Mapping[str, Any], when: str = "") -> Iterator[None]:
+    """Whatever a class raises in here is told as `refusal` tells it, with `when` at its end."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever its arithmetic, or code of the user's own, may raise
+        _let_signals_through(error)
+        raise UserError(f"{refusal(key, cls, arguments, error)}{when}") from error
+
+
+def refusal(key: str, cls: type, arguments: Mapping[str, Any], error: BaseException) -> UserError:
     """What a class itself has against its settings, as a user's mistake; those that it speaks of are named."""
     stems = {name: re.escape(name.removesuffix("s")) for name in arguments}  # torch says beta of betas
     spoken_of = [name for name, stem in stems.items() if re.search(rf"\b{stem}s?\b", str(error))] or list(arguments)
     settings = ", ".join(f"{key}.{name}={shown(arguments[name])}" for name in spoken_of)
     text = str(error) if isinstance(error, TypeError | ValueError | RuntimeError) and str(error) else repr(error)
     settings = settings or f"{key}._target_={cls.__module__}.{cls.__qualname__}"
-    return UserError(f"{settings}: must be what {cls.__name__} can work with, which says: {text}{_where(cls, error)}")
+    place = "" if cls.__module__.partition(".")[0] in ("torch", "harness") else _place(error)
+    return UserError(f"{settings}: must be what {cls.__name__} can work with, which says: {text}{place}")
 
 
-def _where(cls: type, error: Exception) -> str:
-    """The line at which a class of the user's own failed, for who has to mend it."""
-    if cls.__module__.partition(".")[0] in ("torch", "harness"):
-        return ""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f" ({frame.filename}, line {frame.lineno})"
+def _place(error: BaseException) -> str:
+    """The line at which code of the user's own failed, for who has to mend it."""
+    others = (str(Path(__file__).parent), str(importlib.__file__), "<frozen ")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 @cache

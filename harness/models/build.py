@@ -13,7 +13,7 @@ from harness.config import CifarResNetModel, ModelConfig, ResNet18Model, SmallCn
 from harness.errors import UserError, plural, shown
 from harness.machine import free_memory
 from harness.models.convnets import CifarResNet, SmallCnn, check_pooling, resnet18_for_small_images, size_text
-from harness.models.fitted import torchvision_network, training_problem
+from harness.models.fitted import torchvision_network, torchvision_outline, training_problem
 
 
 def build_model(config: ModelConfig, shape: tuple[int, int, int], classes: int, batches: Sequence[int]) -> nn.Module:
@@ -26,7 +26,9 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int], classes: int, 
         UserError: when the network does not exist, has no room in memory, or cannot train on such images.
     """
     if isinstance(config, TorchvisionModel):
-        return _within_memory(config, classes, lambda: torchvision_network(config, shape, classes, batches))
+        outline, size = torchvision_outline(config, shape, classes, batches)
+        _check_memory(config, classes, outline)
+        return _within_memory(config, classes, lambda: torchvision_network(config, shape, classes, size))
     if isinstance(config, SmallCnnModel):
         check_pooling(config, shape)
     if isinstance(config, ResNet18Model):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from harness.config import TorchvisionModel
 from harness.errors import UserError, closest
@@ -34,10 +35,20 @@ class Resized(nn.Module):
         return logits
 
 
-def torchvision_network(
+class _Outline(TorchFunctionMode):
+    """Without content, beside `torch.device("meta")`, but for the numbers that a RegNet finds its widths by."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.arange, torch.tensor):
+            return func(*args, **{"device": "cpu", **(kwargs or {})})
+        return func(*args, **(kwargs or {}))
+
+
+def torchvision_outline(
     config: TorchvisionModel, shape: tuple[int, int, int], classes: int, batches: Sequence[int]
-) -> nn.Module:
-    """The network of `config.architecture` at the first size, of the data's own and larger ones, at which it runs.
+) -> tuple[nn.Module, int | None]:
+    """The network of `config.architecture` without content, and the first size, of the data's own and larger ones, at
+    which it runs; None is a size of the data's own that is not square.
 
     Raises:
         UserError: when torchvision has no such network, or it cannot train on such images.
@@ -52,21 +63,38 @@ def torchvision_network(
         )
     problem: str | None = None
     network: nn.Module | None = None
-    own = shape[1] if shape[1] == shape[2] else None
-    for size in dict.fromkeys((own, *(s for s in _RESIZES if s > min(shape[1:])))):
+    for size in dict.fromkeys((_own_size(shape), *(s for s in _RESIZES if s > min(shape[1:])))):
         try:
             if network is None or config.architecture.startswith(_BUILT_FOR_A_SIZE):
-                network = _network(config.architecture, classes, size)
-                _adapt_channels(network, shape[0])
+                with torch.device("meta"), _Outline():
+                    network = _fitted(config.architecture, shape[0], classes, size)
         except (ValueError, RuntimeError, AssertionError) as error:
             problem = str(error)
             continue
         problem = training_problem(network, (shape[0], size or shape[1], size or shape[2]), batches)
         if problem is None:
-            return network if size == own else Resized(network, size or 0)
+            return network, size
     raise UserError(
         f"model.architecture={config.architecture}: cannot train on images of {size_text(shape)}: {problem}"
     )
+
+
+def torchvision_network(
+    config: TorchvisionModel, shape: tuple[int, int, int], classes: int, size: int | None
+) -> nn.Module:
+    """The network that `torchvision_outline` is the outline of, at the size that it gave."""
+    network = _fitted(config.architecture, shape[0], classes, size)
+    return network if size == _own_size(shape) else Resized(network, size or 0)
+
+
+def _own_size(shape: tuple[int, int, int]) -> int | None:
+    return shape[1] if shape[1] == shape[2] else None
+
+
+def _fitted(architecture: str, channels: int, classes: int, size: int | None) -> nn.Module:
+    network = _network(architecture, classes, size)
+    _adapt_channels(network, channels)
+    return network
 
 
 def _network(architecture: str, classes: int, size: int | None) -> nn.Module:

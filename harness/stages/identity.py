@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness.config import Config, Role
+from harness.errors import UserError
 from harness.files import code_digest
 from harness.instantiate import resolve_class
 from harness.machine import cpu_name, versions
@@ -84,4 +85,7 @@ def _foreign_code(target: str) -> str | None:
     module = resolve_class("environment", target, object).__module__
     if module.startswith("torch."):
         return None
-    return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        raise UserError(f"_target_={target}: says that it is of {module}, which is no file; must be a class in a file")
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from harness.config import OptimizerConfig
-from harness.errors import UserError
-from harness.instantiate import check_arguments, refusal, resolve_class
+from harness.errors import UserError, shown
+from harness.instantiate import check_arguments, refusing, resolve_class
 
 DEFAULT_GROUP = "default"
 NORMS_AND_BIASES = "norms_and_biases"
@@ -53,10 +54,8 @@ def _try_a_step(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]
     optimizer = _build(config, groups)
     for parameter in chain.from_iterable(groups.values()):
         parameter.grad = torch.zeros_like(parameter)
-    try:
+    with refusing("optimizer", type(optimizer), config.arguments):
         optimizer.step()
-    except Exception as error:  # whatever an optimizer's arithmetic may raise
-        raise refusal("optimizer", type(optimizer), config.arguments, error) from error
 
 
 _UNFIT = {
@@ -77,15 +76,42 @@ def _build(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]]) ->
     entries = []
     for name, members in groups.items():
         own = {key: value for key, value in config.groups.get(name, {}).items() if key != "match"}
-        check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params",))
+        ours = own.keys() & {"name", "initial_lr"}  # which a class that takes any setting would take
+        check_arguments(f"optimizer.groups.{name}", cls, {**arguments, **own}, given=("params", *ours))
         _check_lr(name, own)
+        _check_values(name, own, cls, config.arguments)
         entries.append({"params": members, "name": name, **own})
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-    try:
-        optimizer: Optimizer = cls(entries, **arguments)
-    except Exception as error:  # whatever an optimizer's arithmetic may raise
-        raise refusal("optimizer", cls, config.arguments, error) from error
+    with refusing("optimizer", cls, config.arguments):
+        optimizer: Optimizer = cls(entries, **_with_tuples(arguments))
+    kept = [group.get("name") for group in getattr(optimizer, "param_groups", [])]
+    if kept != list(groups):
+        raise UserError(
+            f"optimizer._target_={config.target}: has the parameter groups {kept}; must keep {list(groups)}"
+        )
+    for name, settings in config.groups.items():
+        for key in settings.keys() & inspect.signature(cls).parameters.keys() - optimizer.defaults.keys():
+            raise UserError(
+                f"optimizer.groups.{name}.{key}={shown(settings[key])}: {cls.__name__} has one for all groups; "
+                f"must be given as optimizer.{key}"
+            )
     return optimizer
+
+
+def _check_values(name: str, own: Mapping[str, Any], cls: type[Any], arguments: Mapping[str, Any]) -> None:
+    """torch's optimizers check values where they are given for all groups, and take any from a group."""
+    if not own:
+        return
+    with suppress(Exception):  # a group without momentum may well stand beside others that have Nesterov's
+        cls([nn.Parameter(torch.zeros(1))], **_with_tuples(own))
+        return
+    with refusing("optimizer", cls, arguments):  # first without the group, which then is not to blame
+        cls([nn.Parameter(torch.zeros(1))], **_with_tuples(arguments))
+    with refusing(f"optimizer.groups.{name}", cls, own):
+        cls([nn.Parameter(torch.zeros(1))], **_with_tuples({**arguments, **own}))
+
+
+def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def _check_lr(name: str, settings: Mapping[str, Any]) -> None:

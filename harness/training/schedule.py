@@ -11,13 +11,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.config import ClassConfig
 from harness.errors import UserError
-from harness.instantiate import refusal, resolve_class
+from harness.instantiate import refusing, resolve_class
 from harness.training.plan import LrPlan
 from harness.training.schedule_rules import check_settings, has_parts
 
@@ -40,7 +39,7 @@ def build_scheduler(config: ClassConfig, optimizer: Optimizer) -> LRScheduler:
 
 
 def make_plan(config: ClassConfig, optimizer: Optimizer, epochs: int) -> LrPlan:
-    """Step the configured scheduler through `epochs` epochs over a stand-in for `optimizer`, which stays untouched.
+    """Step the configured scheduler through `epochs` epochs over `optimizer`, which is used up; a preview will do.
 
     Raises:
         UserError: as `build_scheduler`, when the scheduler fails in an epoch, when a rate is negative or not finite,
@@ -48,26 +47,21 @@ def make_plan(config: ClassConfig, optimizer: Optimizer, epochs: int) -> LrPlan:
     """
     if epochs >= _MANY_EPOCHS:
         log.info("planning the learning rates of %s epochs", f"{epochs:,}")
-    stand_in = _stand_in(optimizer)
-    before = _other_settings(stand_in)
-    scheduler = build_scheduler(config, stand_in)
+    before = _other_settings(optimizer)
+    scheduler = build_scheduler(config, optimizer)
     rates: list[tuple[float, ...]] = []
     for epoch in range(epochs):
-        try:
-            rates.append(tuple(float(group["lr"]) for group in stand_in.param_groups))
-            _check_epoch(config, epoch, rates[-1], before, _other_settings(stand_in))
-            step(stand_in, scheduler)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a scheduler's arithmetic may raise
-            told = refusal("scheduler", type(scheduler), config.arguments, error)
-            raise UserError(f"{told} (after epoch {epoch})") from error
+        with refusing("scheduler", type(scheduler), config.arguments, f" (after epoch {epoch})"):
+            rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
+            _check_epoch(config, epoch, rates[-1], before, _other_settings(optimizer))
+            step(optimizer, scheduler)
     return LrPlan(tuple(group["name"] for group in optimizer.param_groups), tuple(rates))
 
 
 def step(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """One epoch of the schedule without training: no parameter has a gradient, so the optimizer changes nothing."""
-    optimizer.step()
+    with refusing("optimizer", type(optimizer), {}):
+        optimizer.step()
     scheduler.step()
 
 
@@ -92,16 +86,6 @@ def _other_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
 
 
-def _stand_in(optimizer: Optimizer) -> Optimizer:
-    groups = [
-        {k: v for k, v in group.items() if k != "initial_lr"} | {"params": [torch.nn.Parameter(torch.zeros(1))]}
-        for group in optimizer.param_groups
-    ]
-    cls: type[Any] = type(optimizer)
-    stand_in: Optimizer = cls(groups)
-    return stand_in
-
-
 def _build(key: str, settings: Mapping[str, Any], optimizer: Optimizer) -> LRScheduler:
     arguments = {name: value for name, value in settings.items() if name != "_target_"}
     cls = resolve_class(key, settings["_target_"], LRScheduler)
@@ -109,8 +93,6 @@ def _build(key: str, settings: Mapping[str, Any], optimizer: Optimizer) -> LRSch
     if has_parts(cls):
         parts = enumerate(arguments["schedulers"])
         given["schedulers"] = [_build(f"{key}.schedulers[{number}]", part, optimizer) for number, part in parts]
-    try:
-        scheduler: LRScheduler = cls(optimizer=optimizer, **given)
-    except Exception as error:  # whatever a scheduler's arithmetic may raise
-        raise refusal(key, cls, arguments, error) from error
+    with refusing(key, cls, arguments):
+        scheduler: LRScheduler = cls(optimizer, **given)
     return scheduler

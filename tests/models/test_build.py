@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 
 from harness.app.compose import compose_config
 from harness.errors import UserError
@@ -33,6 +34,25 @@ def test_a_number_of_classes_beyond_memory_is_refused_as_well(monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: 4_000_000)
     with pytest.raises(UserError, match=r"^model.depth=20 with 10,000 classes: weights and gradients need 0.0 GB"):
         network("model=resnet20", classes=10_000)
+
+
+def test_a_network_of_torchvision_beyond_memory_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 20_000_000)
+    before = torch.get_rng_state()
+    with pytest.raises(UserError, match=r"^model.architecture=mobilenet_v3_small with 1,000 classes: weights and grad"):
+        network("model=torchvision", "model.architecture=mobilenet_v3_small", classes=1000)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing was drawn
+
+
+@pytest.mark.parametrize("architecture", ["regnet_x_400mf", "vit_b_16"])
+def test_a_network_of_torchvision_has_the_weights_that_building_it_alone_gives(architecture):
+    config = compose_config(["model=torchvision", f"model.architecture={architecture}"])[0].model
+    torch.manual_seed(0)
+    built = build_model(config, (3, 32, 32), 10, [16])
+    torch.manual_seed(0)
+    size = {"image_size": 32} if architecture.startswith("vit") else {}
+    alone = torchvision.models.get_model(architecture, weights=None, num_classes=10, **size)
+    assert all(torch.equal(*pair) for pair in zip(built.parameters(), alone.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("model", ["small_cnn", "resnet20", "resnet18"])

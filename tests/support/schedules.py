@@ -1,5 +1,6 @@
-"""Schedules of a user's own."""
+"""Schedules and optimizers of a user's own."""
 
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 
@@ -23,3 +24,28 @@ class Fails(LRScheduler):
 
     def get_lr(self):
         return {}["rate"]
+
+
+class NeedsMore(SGD):
+    """An optimizer that is not built from its parameter groups alone."""
+
+    def __init__(self, params, lr, more):
+        self.more = more
+        super().__init__(params, lr)
+
+
+class Forgets(SGD):
+    """An optimizer that takes whatever a group may say, and forgets the groups."""
+
+    def __init__(self, params, lr, **others):
+        super().__init__([parameter for group in params for parameter in group["params"]], lr)
+
+
+class WithoutGradient(SGD):
+    """An optimizer with a mistake that shows where no parameter has a gradient."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+
+    def step(self, closure=None):
+        self.param_groups[0]["params"][0].grad.add_(1)

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from harness.app.compose import compose_config
+from harness.config import OptimizerConfig
 from harness.errors import UserError
 from harness.models.convnets import SmallCnn
-from harness.training.optim import build_optimizer
+from harness.training.optim import build_optimizer, preview_optimizer
 
 
 def build(*overrides):
@@ -48,6 +49,16 @@ def test_groups_may_have_their_own_learning_rate():
         (["+optimizer.groups.x={match: head, lr: -1}"], "groups.x.lr=-1: must be a number above 0"),
         (["+optimizer.groups.x={match: head, momentun: 1}"], "groups.x.momentun=1: AdamW has no such setting"),
         (["+optimizer.groups.default={match: head}"], "groups.default: is the group of all other parameters"),
+        (
+            ["+optimizer.groups.x={match: head, weight_decay: -1}"],
+            "^optimizer.groups.x.weight_decay=-1: must be .* Inv",
+        ),
+        (["+optimizer.groups.x={match: head, eps: -1}"], "^optimizer.groups.x.eps=-1: must be .* Invalid epsilon"),
+        (
+            ["+optimizer.groups.x={match: head, betas: [0.9, 5.0]}"],
+            r"^optimizer.groups.x.betas=\[0.9, 5.0\]: must be what AdamW can work with, .* Invalid beta",
+        ),
+        (["optimizer=sgd", "+optimizer.groups.x={match: head, momentum: -1}"], "^optimizer.groups.x.momentum=-1: must"),
         (["optimizer.weight_decay=-1"], "Invalid weight_decay value: -1"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas"], "must be a one-pass optimizer"),
         (["optimizer._target_=torch.optim.SparseAdam"], "_target_=torch.optim.SparseAdam: needs sparse gradients"),
@@ -72,3 +83,31 @@ def test_groups_may_have_their_own_learning_rate():
 def test_impossible_groups_and_settings_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         build(*overrides)
+
+
+def test_a_group_may_go_without_the_momentum_that_the_others_nesterov_needs():
+    _, optimizer = build("optimizer=sgd", "+optimizer.groups.x={match: head, momentum: 0}")
+    assert [(group["momentum"], group["nesterov"]) for group in optimizer.param_groups] == [(0.9, True), (0, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "Forgets",
+            {},
+            r"_target_=support.schedules.Forgets: has the parameter groups \[None\]; must keep \['default', 'x",
+        ),
+        ("Forgets", {"name": "y"}, "^optimizer.groups.x.name=y: Forgets has no such setting"),
+        (
+            "NeedsMore",
+            {"more": 3},
+            "^optimizer.groups.x.more=3: NeedsMore has one for all groups; must be given as opt",
+        ),
+    ],
+)
+def test_groups_that_an_optimizer_of_one_s_own_would_ignore_are_refused(name, settings, message):
+    more = {"more": 2} if name == "NeedsMore" else {}
+    values = {"_target_": f"support.schedules.{name}", "lr": 1.0, "groups": {"x": {"match": "h", **settings}}, **more}
+    with pytest.raises(UserError, match=message):
+        preview_optimizer(OptimizerConfig.model_validate(values))

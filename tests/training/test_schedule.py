@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.schedules import AtWhatever, Fails, Mine
+from support.schedules import AtWhatever, Fails, Mine, NeedsMore, WithoutGradient
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from harness.app.compose import compose_config
-from harness.config import ClassConfig
+from harness.config import ClassConfig, OptimizerConfig
 from harness.errors import UserError
 from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan, plan_text
@@ -113,11 +113,10 @@ def test_shipped_schedules_have_the_source_s_values():
     assert plans["warmup_multistep"] == pytest.approx([*warm_up] + [1.0] * 25 + [0.1] * 50 + [0.01] * 20, rel=1e-9)
 
 
-def test_making_a_plan_leaves_the_optimizer_untouched():
-    real = optimizer(1.0)
-    make_plan(config("MultiStepLR", milestones=[1], gamma=0.5), real, 3)
-    assert real.param_groups[0]["lr"] == 1.0
-    assert "initial_lr" not in real.param_groups[0]
+def test_a_plan_can_be_made_for_an_optimizer_whose_constructor_needs_more_than_rates():
+    settings = {"_target_": f"{NeedsMore.__module__}.NeedsMore", "lr": 1.0, "groups": {}, "more": 2}
+    preview = preview_optimizer(OptimizerConfig.model_validate(settings))
+    assert rates_of(make_plan(config("StepLR", step_size=1, gamma=0.5), preview, 3)) == [1.0, 0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -363,6 +362,15 @@ def test_a_mistake_in_a_schedule_of_one_s_own_is_told_with_its_line():
         UserError, match=r"Fails can work with, which says: KeyError\('rate'\) \(.*schedules.py, line 2\d\)$"
     ):
         make_plan(own(Fails), optimizer(1.0), 2)
+
+
+def test_a_mistake_in_an_optimizer_of_one_s_own_is_not_laid_on_the_schedule():
+    settings = {"_target_": f"{WithoutGradient.__module__}.WithoutGradient", "lr": 1.0, "groups": {}}
+    preview = preview_optimizer(OptimizerConfig.model_validate(settings))
+    with pytest.raises(
+        UserError, match=r"^optimizer._target_=.*WithoutGradient: must be .* \(.*schedules.py, line \d+"
+    ):
+        make_plan(config("StepLR", step_size=1), preview, 3)
 
 
 def test_agreement_counts_the_epochs_trained_as_planned():
