@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from harness.config import Config
 from harness.errors import UserError
-from harness.instantiate import check_arguments, refusal, resolve_class
+from harness.instantiate import check_arguments, refusing, resolve_class
 
 # Brings a tensor to the device of the images, which on CUDA does not wait for it.
 Send = Callable[[Tensor], Tensor]
@@ -162,10 +162,8 @@ def augmentations(config: Config) -> tuple[Augmentation, ...]:
         key, arguments = f"augment.{name}", settings.arguments
         cls = resolve_class(key, settings.target, Augmentation)
         check_arguments(key, cls, arguments, given=())
-        try:
+        with refusing(key, cls, arguments):
             chosen.append(cls(**arguments))
-        except Exception as error:  # whatever a class of the user's own may raise
-            raise refusal(key, cls, arguments, error) from error
     return tuple(chosen)
 
 
