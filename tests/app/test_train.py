@@ -122,6 +122,7 @@ def test_a_job_of_an_interrupted_sweep_is_continued_on_its_own_though_its_folder
         ("scheduler=multistp", "scheduler=multistp: must be one of constant, .* \\(did you mean multistep\\?\\)"),
         ("scheduler=5", "scheduler=5: must be one of constant, cosine"),
         ("+hydra/launcher=5", r"\+hydra/launcher=5: must be a name"),
+        ("data=${epochs}", r"data=\$\{epochs\}: must be a name \(Error resolving interpolation"),
         ("data=null", "data=null: must be one of cifar10, "),
         ("lr=0.1", r"lr=0.1: unknown setting \(did you mean optimizer\.lr\?\)"),
         ("milestones=[3]", r"milestones=\[3\]: unknown setting \(did you mean scheduler\.milestones\?\)"),

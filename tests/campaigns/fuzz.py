@@ -172,6 +172,7 @@ def _attempt(rng: random.Random, shared: Path, folder: Path) -> str:
     errors = [line for line in ended.text.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, f"{len(errors)} messages: {said}"
     message = ended.text.partition("error: ")[2]
+    keys |= {key.replace("/", ".") for key in keys}
     words = {word for key in keys for word in (key, key.rpartition(".")[2], key.split(".")[0])}
     assert any(word in message for word in words), f"nothing typed is named: {said}"
     left = [path.name for path in folder.iterdir()]
