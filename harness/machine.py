@@ -8,6 +8,9 @@ import importlib.metadata
 import os
 import platform
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -94,6 +97,35 @@ def keep_freed_memory() -> None:
     # Before 2.35 glibc does not take so high a threshold; then it is to map nothing at all.
     if not mallopt(_MMAP_THRESHOLD, _LARGE):
         mallopt(_MMAP_MAX, 0)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """While entered, no garbage is collected, what there was of it before: an old CUDA graph that is freed during a
+    recording makes the new one void, and since 2.9 torch does not see to it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def forget(error: BaseException | None) -> None:
+    """Take their local variables from the calls that an error, or one behind it, went through.
+
+    Whoever keeps the error would else keep the network and the batch that these calls held.
+    """
+    seen: set[int] = set()
+    behind = [error]
+    while behind:
+        each = behind.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            behind += [each.__cause__, each.__context__]
 
 
 @cache

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,11 @@ def run_job(composed: DictConfig) -> None:
         _run(composed, hydra, folder)
     else:
         title = job_title(hydra.runtime.choices.scheduler, hydra.job.override_dirname)
-        SweepPlanner.lines.show(hydra.job.num, title, folder, lambda: _run(composed, hydra, folder))
+        try:
+            SweepPlanner.lines.show(hydra.job.num, title, folder, lambda: _run(composed, hydra, folder))
+        finally:
+            # Drawing leaves the run's network in a circle of references: the next one's would come on top.
+            gc.collect()
 
 
 def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
@@ -73,8 +77,9 @@ def _run(composed: DictConfig, hydra: DictConfig, folder: Path) -> Summary:
             _open_log()
         if not is_sweep:
             sys.exit(2 if is_users else 1)
-        # The exception that Hydra keeps for the rest of a sweep would keep the job's tensors with it.
-        traceback.clear_frames(error.__traceback__)
+        from harness.machine import forget
+
+        forget(error)  # Hydra keeps it for the rest of the sweep
         raise
     finally:
         if not is_sweep:

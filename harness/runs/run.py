@@ -103,6 +103,8 @@ def _run_alone(request: Request) -> Summary:
         told = explained(error, training)
         leave_behind(training, FAILED, told)
         raise told from error
+    finally:
+        training.learner.close()
     log_summary(summary, folder)
     interruption.stop_if_asked()
     return summary

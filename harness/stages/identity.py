@@ -19,15 +19,19 @@ from harness.machine import cpu_name, versions
 from harness.record import flatten
 from harness.training.devices import Compute
 
-# Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums.
-_KERNEL_VARIABLES = (
-    "BLIS_", "CUBLAS", "CUDNN_", "DNNL_", "KMP_DETERMINISTIC", "MKL_", "NVIDIA_TF32_", "OMP_DYNAMIC", "OMP_SCHEDULE",
-    "ONEDNN_", "OPENBLAS_", "PYTORCH_TUNABLEOP_", "TORCHINDUCTOR_", "TORCH_ALLOW_TF32_", "TORCH_BLAS_", "TORCH_CUDNN_",
-    "TORCH_LINALG_",
+# Beginnings of environment variables by which the libraries below torch choose kernels, and so the order of sums: those
+# of the CPU, which draws the initial weights of every run, of GPUs, and of what torch.compile calls.
+_CPU_VARIABLES = (
+    "BLIS_", "DNNL_", "KMP_DETERMINISTIC", "MKL_", "OMP_DYNAMIC", "OMP_SCHEDULE", "ONEDNN_", "OPENBLAS_",
 )  # fmt: skip
+_CUDA_VARIABLES = (
+    "CUBLAS", "CUDA_MPS_", "CUDNN_", "NVIDIA_TF32_", "PYTORCH_TUNABLEOP_", "TORCH_ALLOW_TF32_", "TORCH_BLAS_",
+    "TORCH_CUBLAS", "TORCH_CUDNN_", "TORCH_LINALG_",
+)  # fmt: skip
+_COMPILER_VARIABLES = ("TORCHINDUCTOR_", "TRITON_")
 
 # The number of threads is in the identity as torch has it; the others say what is printed and where.
-_OTHER_VARIABLES = ("_NUM_THREADS", "_VERBOSE", "_DIR")
+_OTHER_VARIABLES = ("_NUM_THREADS", "_VERBOSE", "_DIR", "_DIRECTORY")
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -54,21 +58,26 @@ def describe(config: Config, data: dict[str, Any], compute: Compute) -> dict[str
     environment: dict[str, Any] = {
         "device": compute.device_name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
         "training_code": code_digest(),
         "optimizer_code": _foreign_code(config.optimizer.target),
-        "variables": {name: os.environ[name] for name in sorted(os.environ) if _chooses_kernels(name)},
+        "variables": _kernel_variables(compute.device.type == "cuda", config.compile),
     }
     if config.augment:
         environment["augment_code"] = [_foreign_code(each.target) for each in config.augment.values()]
     if compute.device.type == "cpu":
-        environment |= {"cpu": cpu_name()} | ({"compiler": _compiler()} if config.compile else {})
+        environment |= {"cpu": cpu_name(), "threads": torch.get_num_threads()}
+        environment |= {"compiler": _compiler()} if config.compile else {}
+    else:
+        gpu = torch.cuda.get_device_properties(compute.device)  # of one name there are several sizes, and parts of one
+        environment |= {"capability": [gpu.major, gpu.minor], "multiprocessors": gpu.multi_processor_count}
     circumstances = {"data": data, "precision": compute.precision, "environment": environment}
     return settings(config) | flatten(circumstances | {"versions": versions()})
 
 
-def _chooses_kernels(variable: str) -> bool:
-    return variable.startswith(_KERNEL_VARIABLES) and not variable.endswith(_OTHER_VARIABLES)
+def _kernel_variables(uses_cuda: bool, is_compiled: bool) -> dict[str, str]:
+    beginnings = _CPU_VARIABLES + _CUDA_VARIABLES * uses_cuda + _COMPILER_VARIABLES * is_compiled
+    chosen = (name for name in sorted(os.environ) if name.startswith(beginnings))
+    return {name: os.environ[name] for name in chosen if not name.endswith(_OTHER_VARIABLES)}
 
 
 def _compiler() -> str | None:

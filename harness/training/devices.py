@@ -45,12 +45,14 @@ def set_up(config: Config) -> Compute:
     Raises:
         UserError: for CUDA where there is none, and for a precision that the device does not have.
     """
+    # cuBLAS is deterministic only with a fixed workspace. torch reads this once a process, so it is set for runs that
+    # need it and for those before them that do not.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     compute = _choose(config)
+    if compute.device.type == "cuda":
+        torch.cuda.set_device(compute.device)  # streams and graphs are the current device's
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.deterministic:
-        # cuBLAS is deterministic only with a fixed workspace; it reads this when CUDA starts.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.deterministic)
     # Filling new memory would only serve programs that read it before writing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

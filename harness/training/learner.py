@@ -57,6 +57,10 @@ class Learner:
         """All that the next epoch starts from, as one tree of copies on the CPU; rates follow from the plan."""
         return capture(self.model, self.optimizer, self._scaler)
 
+    def close(self) -> None:
+        """Give back what the step holds; nothing is trained from here on."""
+        self.step.close()
+
     def load(self, state: dict[str, Any], epochs: int) -> None:
         """Put a later state, that after `epochs` epochs, in place of the present one, and step the schedule to it."""
         self.optimizer.zero_grad()

@@ -29,6 +29,10 @@ class Step(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what the step holds besides its network; it is not called again."""
+        ...
+
 
 # What training makes small, from logits (batch, classes) and the loader's targets, called as torch's own losses are: it
 # gives the mean over the batch (scalar), and with `reduction="none"` the value of each image (batch,).
@@ -82,6 +86,9 @@ class TrainStep:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         return loss.detach(), logits.detach()
+
+    def close(self) -> None:
+        """As `Step`."""
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from harness.config import Config
 from harness.errors import UserError
+from harness.machine import uncollected
 from harness.training.devices import Compute
 from harness.training.loop import Step, TrainStep
 
@@ -64,11 +65,14 @@ class GraphedStep:
     def __init__(self, step: TrainStep, batch_size: int) -> None:
         self.network = step.network
         self._step, self._optimizer, self._batch_size = step, step.optimizer, batch_size
-        device = next(step.network.parameters()).device
-        self._rates = [torch.zeros((), device=device) for _ in self._optimizer.param_groups]
+        self._device = next(step.network.parameters()).device
+        self._rates = [torch.zeros((), device=self._device) for _ in self._optimizer.param_groups]
         self._rates_there: list[float] = []
         self._warm_up_steps = 0
         self._recorded: tuple[Tensor, Tensor] | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        # torch deals 32 in turn, and the one that all recordings share by default belongs to one device.
+        self._aside = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `loop.Step`; the result is overwritten by the next call."""
@@ -104,22 +108,31 @@ class GraphedStep:
         return _replaced(self._optimizer, "capturable", [True] * len(self._rates))
 
     def _warm_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        here = torch.cuda.current_stream(self._device)
+        assert self._aside is not None
+        self._aside.wait_stream(here)
+        with torch.cuda.stream(self._aside):
             result = self._step(images, labels)
-        here.wait_stream(aside)
+        here.wait_stream(self._aside)
         for tensor in result:
             tensor.record_stream(here)
         return result
 
     def _record(self) -> tuple[Tensor, Tensor]:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with uncollected(), torch.cuda.graph(self._graph, stream=self._aside):
             return self._step(self._images, self._labels)
 
     def _replay(self) -> None:
+        assert self._graph is not None
         self._graph.replay()
+
+    def close(self) -> None:
+        """As `loop.Step`: the graph's memory, which nothing else may use, is free again."""
+        self._recorded = None
+        if self._graph is not None:
+            self._graph.reset()
+            self._graph = None
 
 
 @contextmanager

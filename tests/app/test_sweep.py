@@ -446,3 +446,37 @@ def test_the_folder_of_a_refused_job_is_free_for_a_run(tmp_path):
     assert json.loads((refused / "summary.json").read_text())["status"] == "failed"
     done = train(tmp_path, *SMALL, f"hydra.run.dir='{refused}'")
     assert done.returncode == 0, done.stderr
+
+
+COUNTING = f"""
+import gc, runpy, sys, weakref
+import torch
+from harness.runs import run
+
+gc.disable()
+networks = []
+
+class Counted(run.Learner):
+    def __init__(self, config, *arguments):
+        print("networks of earlier jobs:", sum(network() is not None for network in networks), file=sys.stderr)
+        super().__init__(config, *arguments)
+        self.fails = config.seed == 0
+        networks.append(weakref.ref(self.model))
+
+    def epoch(self, *arguments):
+        if self.fails:
+            raise torch.OutOfMemoryError("no room")
+        return super().epoch(*arguments)
+
+run.Learner = Counted
+sys.argv[0] = {str(ROOT / "train.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_job_begins_without_the_networks_of_those_before_it_one_that_had_no_room_included(tmp_path):
+    (tmp_path / "counting.py").write_text(COUNTING)
+    done = run_script(tmp_path / "counting.py", "-m", *SMALL, "seed=0,1,2", folder=tmp_path)
+    counted = [line for line in done.stderr.splitlines() if line.startswith("networks of earlier jobs")]
+    assert counted == 3 * ["networks of earlier jobs: 0"], done.stderr
+    assert "out of memory on cpu" in done.stderr
