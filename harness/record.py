@@ -28,7 +28,9 @@ class EpochRow:
     """One line of metrics.jsonl. Losses in nats, accuracies in [0, 1], seconds; None for absent or not finite.
 
     `lr` holds by parameter group the rate that this epoch (0-based) was trained with; `reused` says that another run
-    trained it.
+    trained it. `seconds` are those of training and validation alone; in `wall_seconds`, absent in older runs, are
+    those since the epoch before ended, too: for the first one all that came before it, for others checkpoints and
+    shared states, but no waiting for another run. Their sum is how long it took to get that far.
     """
 
     epoch: int
@@ -40,6 +42,7 @@ class EpochRow:
     images_per_second: float | None
     seconds: float | None
     reused: bool
+    wall_seconds: float | None = None
 
     def line(self) -> str:
         """The line of metrics.jsonl."""
@@ -91,7 +94,8 @@ class RunRecord:
 class Summary:
     """summary.json, a run's last file. What a run that did not complete lacks is None; `error` is a failed one's.
 
-    `files` of a completed run are the SHA-256 of what else it left, by the name of the file.
+    `files` of a completed run are the SHA-256 of what else it left, by the name of the file. `seconds` and
+    `wall_seconds` are the sums over its epochs, to the latter comes what followed them.
     """
 
     status: str
@@ -107,6 +111,7 @@ class Summary:
     test_accuracy: float | None = None
     weights_sha256: str | None = None
     seconds: float = 0.0
+    wall_seconds: float | None = None
     device: str | None = None
     versions: Mapping[str, str | None] | None = None
     files: Mapping[str, str] | None = None

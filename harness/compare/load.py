@@ -26,7 +26,7 @@ from harness.record import (
 )
 
 # An epoch's numbers that may be absent.
-_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_second", "seconds")
+_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_second", "seconds", "wall_seconds")
 _AGREEMENT = 1e-6  # summary.json and metrics.jsonl may differ by so much before it is worth a word
 
 

@@ -113,12 +113,18 @@ def _epochs_to(run: Run, target: float | None) -> int | None:
 
 
 def _seconds_to(run: Run, target: float | None) -> float | None:
-    """The recorded seconds of those epochs, reused ones included; None if any is not recorded."""
+    """How long it took to train so far, alone, as if nothing had been reused; None if that is not recorded.
+
+    Of older runs training and validation alone are recorded.
+    """
     needed = _epochs_to(run, target)
     if needed is None:
         return None
-    seconds = [e.seconds for e in run.log if e.epoch < needed and e.seconds is not None]
-    return sum(seconds) if len(seconds) == needed else None
+    epochs = [epoch for epoch in run.log if epoch.epoch < needed]
+    whole = [epoch.wall_seconds for epoch in epochs]
+    seconds = [epoch.seconds for epoch in epochs] if None in whole else whole
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == needed else None
 
 
 # The only metric that anything is ranked on.

@@ -92,6 +92,7 @@ def write_summary(training: Training, status: str, **results: Any) -> Summary:
         device=training.compute.device_name,
         versions=versions(),
         files=files,
+        wall_seconds=sum(row.wall_seconds or 0.0 for row in training.rows) + training.lap(),
         **results,
     )
     write_sealed(folder / SUMMARY_FILE, summary.content())
@@ -113,7 +114,8 @@ def log_summary(summary: Summary, folder: Path) -> None:
     reused = f", of which {summary.epochs_reused} were reused" if summary.epochs_reused else ""
     log.info("validation accuracy: final %s, best %s in epoch %s", final, best, summary.best_epoch)
     log.info("test accuracy: %s (final weights)", f"{summary.test_accuracy:.2%}")
-    log.info("time: %.1f s for %s epochs on %s%s", summary.seconds, summary.epochs, summary.device, reused)
+    taken = f"{summary.seconds:.1f} s" if summary.wall_seconds is None else f"{summary.wall_seconds:.1f} s in all"
+    log.info("time: %s for %s epochs on %s%s", taken, summary.epochs, summary.device, reused)
     log.info("files: %s", folder)
     for line in opening_lines(folder, "scalars"):
         log.info("%s", line)

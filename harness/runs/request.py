@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Request:
 
 @dataclass
 class Training:
-    """The live objects of a run."""
+    """The live objects of a run; `since` is when what is not yet in a row's `wall_seconds` began (`perf_counter`)."""
 
     request: Request
     compute: Compute
@@ -50,6 +51,12 @@ class Training:
     checkpoints: Checkpoints
     walk: Walk
     rows: list[EpochRow]
+    since: float
+
+    def lap(self) -> float:
+        """Seconds since the last call, or since the run began."""
+        before, self.since = self.since, time.perf_counter()
+        return self.since - before
 
     @property
     def best(self) -> EpochRow:

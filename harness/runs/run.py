@@ -71,11 +71,12 @@ def run(request: Request) -> Summary:
         UserError: for wrong settings, missing data or files that cannot be written.
         Interrupted: after a signal, when the run can be continued.
     """
+    began = time.perf_counter()
     with held(request.folder):
-        return _run_alone(request)
+        return _run_alone(request, began)
 
 
-def _run_alone(request: Request) -> Summary:
+def _run_alone(request: Request, began: float) -> Summary:
     config, folder = request.config, request.folder
     if request.resume and (finished := finished_summary(folder, config)) is not None:
         log.info("this run is already completed; epochs=%d or more would train it further", config.epochs + 1)
@@ -87,7 +88,7 @@ def _run_alone(request: Request) -> Summary:
     preview = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
     for warning in plan_warnings(config.scheduler, preview):
         log.warning("schedule %s: %s", request.scheduler_name, warning)
-    training = _prepare(request, preview)
+    training = _prepare(request, preview, began)
     request = training.request
     examined = _continue(training) if request.resume else None
     enter(request)
@@ -133,7 +134,7 @@ def _stopped(training: Training, interrupted: Interrupted) -> None:
     log.warning("continue with: %s", shlex.join(["python", "train.py", f"resume={folder}"]))
 
 
-def _prepare(request: Request, preview: LrPlan) -> Training:
+def _prepare(request: Request, preview: LrPlan, began: float) -> Training:
     config = request.config
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
@@ -162,6 +163,7 @@ def _prepare(request: Request, preview: LrPlan) -> Training:
         checkpoints=Checkpoints(request.folder / CHECKPOINTS, config.checkpoint.every, config.checkpoint.keep),
         walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}),
         rows=[],
+        since=began,
     )
 
 
@@ -230,7 +232,10 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
     profiler = StepProfile(training.request.folder, training.compute.device) if config.profile else None
     with EpochDisplay(config.epochs, batches_an_epoch) as display:
         while (epoch := len(training.rows)) < config.epochs:
-            if (state := training.walk.arrive(epoch, interruption.stop_if_asked)) is not None:
+            arrived = time.perf_counter()
+            state = training.walk.arrive(epoch, interruption.stop_if_asked)
+            training.since += time.perf_counter() - arrived
+            if state is not None:
                 _take_over(training, state, tracker)
                 saved = state.epoch
                 continue
@@ -271,6 +276,7 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> tuple[EpochRow, 
         images_per_second=len(training.dataset.train) / (trained - began),
         seconds=time.perf_counter() - began,
         reused=False,
+        wall_seconds=training.lap(),
     )
     return row, score
 
@@ -313,6 +319,7 @@ def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
     for row in training.rows[first:]:
         tracker.epoch(row)
     log.info("%s reused from the stage store", epochs_text(first, state.epoch - 1))
+    training.lap()  # what it takes to take over is in no row
     if state.epoch == training.request.config.epochs:
         _save_checkpoint(training)
 

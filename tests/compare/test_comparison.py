@@ -73,7 +73,7 @@ def test_every_result_is_what_metrics_jsonl_says(sweep: Path) -> None:
         accuracy = np.array([[line["val_accuracy"] for line in log] for log in logs])
         first = [int(np.argmax(row >= 0.5)) + 1 for row in accuracy if row.max() >= 0.5]
         met = [log for log, row in zip(logs, accuracy, strict=True) if row.max() >= 0.5]
-        seconds = [sum(x["seconds"] for x in log[:n]) for log, n in zip(met, first, strict=True)]
+        seconds = [sum(x.get("wall_seconds", x["seconds"]) for x in log[:n]) for log, n in zip(met, first, strict=True)]
         expected = {
             "final_val_accuracy": accuracy[:, -1],
             "best_val_accuracy": accuracy.max(axis=1),

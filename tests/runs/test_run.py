@@ -32,8 +32,10 @@ def test_a_run_leaves_the_files_of_the_design(small_run, tmp_path):
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
     assert list(rows[0]) == [
         "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-        "images_per_second", "seconds", "reused",
+        "images_per_second", "seconds", "reused", "wall_seconds",
     ]  # fmt: skip
+    assert all(row["wall_seconds"] > row["seconds"] for row in rows)
+    assert summary["wall_seconds"] > sum(row["wall_seconds"] for row in rows)
     assert summary["final_val_accuracy"] == rows[3]["val_accuracy"]
     assert summary["best_val_accuracy"] == max(row["val_accuracy"] for row in rows)
     assert rows[summary["best_epoch"]]["val_accuracy"] == summary["best_val_accuracy"]

@@ -44,8 +44,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the two fields that a clock decides."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    """Rows without the fields that a clock decides."""
+    clocked = ("seconds", "wall_seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in clocked} for row in rows]
 
 
 @cache
