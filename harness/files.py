@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -50,6 +54,42 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON; raises as `write_atomic`, and `ValueError` for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+class WriteBehind:
+    """A thread that writes while the caller goes on: one thing at a time, each whole before the next is begun.
+
+    While it is entered it may be given work; leaving waits for what was given. What the work raises is raised by the
+    call after it, or on leaving; where the block ends by an error of its own, it is logged.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "write behind")
+        self._given: Future[None] | None = None
+
+    def give(self, work: Callable[[], None]) -> None:
+        """Begin the work once what was given before is done."""
+        self.wait()
+        self._given = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait for what was given."""
+        given, self._given = self._given, None
+        if given is not None:
+            given.result()
+
+    def __enter__(self) -> WriteBehind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except UserError as error:
+            if kind is None:
+                raise
+            log.warning("%s", error)
+        finally:
+            self._pool.shutdown()
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from harness.config import Config
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader
+from harness.files import WriteBehind
 from harness.record import EpochRow, best
 from harness.runs.checkpoints import Checkpoints
 from harness.stages.walk import Sharing, Walk
@@ -39,7 +40,11 @@ class Request:
 
 @dataclass
 class Training:
-    """The live objects of a run; `since` is when what is not yet in a row's `wall_seconds` began (`perf_counter`)."""
+    """The live objects of a run.
+
+    Checkpoints and shared states are written by `behind`; `since` is when what is in no row's `wall_seconds` yet began
+    (`perf_counter`).
+    """
 
     request: Request
     compute: Compute
@@ -49,6 +54,7 @@ class Training:
     plan: LrPlan
     identity: dict[str, Any]
     checkpoints: Checkpoints
+    behind: WriteBehind
     walk: Walk
     rows: list[EpochRow]
     since: float

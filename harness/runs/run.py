@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from harness.config import AUTO
 from harness.data.dataset import Dataset, load_dataset
 from harness.data.loader import Loader
 from harness.errors import UserError, plural
+from harness.files import WriteBehind
 from harness.models.build import build_model
 from harness.models.fitted import Resized
 from harness.record import (
@@ -95,7 +97,7 @@ def _run_alone(request: Request, began: float) -> Summary:
     if examined is not None:
         examined.set_aside()
     try:
-        with Interruption() as interruption:
+        with Interruption() as interruption, training.behind:
             summary = _completed(training, interruption)
     except Interrupted as interrupted:
         _stopped(training, interrupted)
@@ -151,7 +153,7 @@ def _prepare(request: Request, preview: LrPlan, began: float) -> Training:
     # Groups that the network has no parameters for are in the preview alone.
     plan = preview.of(list(learner.rates))
     _announce(request, dataset, learner.model, plan)
-    identity = identities.describe(config, dataset.facts, compute)
+    identity, behind = identities.describe(config, dataset.facts, compute), WriteBehind()
     return Training(
         request=request,
         compute=compute,
@@ -161,7 +163,8 @@ def _prepare(request: Request, preview: LrPlan, began: float) -> Training:
         plan=plan,
         identity=identity,
         checkpoints=Checkpoints(request.folder / CHECKPOINTS, config.checkpoint.every, config.checkpoint.keep),
-        walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}),
+        behind=behind,
+        walk=Walk(request.sharing, plan, identity, {"scheduler": request.scheduler_name, "seed": config.seed}, behind),
         rows=[],
         since=began,
     )
@@ -248,12 +251,14 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             tracker.epoch(row)
             _look_at_loss(training, score)
             display.finished(row)
-            training.walk.passed(epoch + 1, lambda: _captured(training))
+            captured = cache(lambda: _captured(training))
+            training.walk.passed(epoch + 1, captured)
             is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best.epoch)
             if is_due or interruption.asked:
-                _save_checkpoint(training)
+                _save_checkpoint(training, captured())
                 saved = epoch + 1
             interruption.stop_if_asked()
+    training.behind.wait()
     if profiler is not None and not profiler.is_done:
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
 
@@ -321,15 +326,16 @@ def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
     log.info("%s reused from the stage store", epochs_text(first, state.epoch - 1))
     training.lap()  # what it takes to take over is in no row
     if state.epoch == training.request.config.epochs:
-        _save_checkpoint(training)
+        _save_checkpoint(training, _captured(training))
 
 
 def _captured(training: Training) -> TrainState:
     return TrainState(len(training.rows), training.learner.state(), tuple(training.rows), training.identity)
 
 
-def _save_checkpoint(training: Training) -> None:
-    training.checkpoints.save(_captured(training), training.best.epoch)
+def _save_checkpoint(training: Training, state: TrainState) -> None:
+    best = training.best.epoch
+    training.behind.give(lambda: training.checkpoints.save(state, best))
 
 
 def _tested(training: Training, tracker: Tracker, interruption: Interruption) -> dict[str, Any]:

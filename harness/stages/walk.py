@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import UserError, plural
+from harness.files import WriteBehind
 from harness.stages import keys
 from harness.stages.store import Claim, StageStore
 from harness.training.plan import LrPlan
@@ -38,10 +39,20 @@ class Sharing:
 
 
 class Walk:
-    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim."""
+    """One run's way. While it is entered it may hold the claim on a stretch of epochs; leaving it drops the claim.
 
-    def __init__(self, sharing: Sharing | None, plan: LrPlan, identity: dict[str, Any], note: dict[str, Any]) -> None:
-        self._sharing, self._note, self._plan = sharing, note, plan
+    States are left there by `behind`, and are there before a claim is dropped.
+    """
+
+    def __init__(
+        self,
+        sharing: Sharing | None,
+        plan: LrPlan,
+        identity: dict[str, Any],
+        note: dict[str, Any],
+        behind: WriteBehind,
+    ) -> None:
+        self._sharing, self._note, self._plan, self._behind = sharing, note, plan, behind
         self._names = keys.names(identity, (plan.by_group(epoch) for epoch in range(plan.epochs)))
         self._stops = sorted({plan.epochs, *(sharing.save_at if sharing else ())})
         self._claim: Claim | None = None
@@ -71,6 +82,7 @@ class Walk:
         """
         if self._sharing is None or not self._sharing.takes or epoch < self._claimed_to:
             return None
+        self._behind.wait()
         self._release()
         if (state := self.latest(epoch)) is not None:
             return state
@@ -98,11 +110,15 @@ class Walk:
         name = self._names[epoch]
         if self._sharing.store.has(name):
             return
-        note = {**self._note, "lr": self._plan.by_group(epoch - 1)}
-        try:
-            self._sharing.store.put(name, capture(), note)
-        except UserError as error:
-            log.warning("%s; the run goes on without leaving its state there", error)
+        note, store, state = {**self._note, "lr": self._plan.by_group(epoch - 1)}, self._sharing.store, capture()
+
+        def put() -> None:
+            try:
+                store.put(name, state, note)
+            except UserError as error:
+                log.warning("%s; the run goes on without leaving its state there", error)
+
+        self._behind.give(put)
 
     def _acquired(self, sharing: Sharing, epoch: int, target: int, check: Callable[[], None]) -> Claim | None:
         """The claim on the epochs up to `target`, once it is free; None when its holder is to be overtaken."""

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.runs import checkpoints
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
 from harness.training import learner
@@ -324,3 +326,34 @@ def test_a_full_disk_is_named_and_the_run_goes_on_where_it_was(small_run, tmp_pa
     monkeypatch.undo()
     resumed = small_run(tmp_path / "full", resume=True)
     assert_as_uninterrupted(resumed, tmp_path / "full", alone, tmp_path / "alone")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_ends_when_all_are(small_run, tmp_path, monkeypatch):
+    written, trained = threading.Event(), []
+    save, train = checkpoints.save_state, learner.train_epoch
+
+    def slow(path, state, *arguments):
+        if state.epoch == 1:
+            assert written.wait(60), "the second epoch waits for the first one's checkpoint"
+        return save(path, state, *arguments)
+
+    def noted(*arguments):
+        trained.append(None)
+        if len(trained) == 2:
+            written.set()
+        return train(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save_state", slow)
+    monkeypatch.setattr(learner, "train_epoch", noted)
+    small_run(tmp_path, "checkpoint.keep=9")
+    assert list(Checkpoints(tmp_path / "checkpoints", 1, 9).files()) == [1, 2, 3, 4]
+
+
+def test_what_cannot_be_written_behind_ends_the_run_with_its_name(small_run, tmp_path, monkeypatch):
+    def full(path, *_):
+        raise UserError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_state", full)
+    with pytest.raises(UserError, match=r"epoch_00001\.pt: cannot be written: No space left"):
+        small_run(tmp_path, "epochs=1", "scheduler=constant")
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
