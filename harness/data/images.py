@@ -222,6 +222,8 @@ class ImageFiles:
                 self._check_pixels(path, math.prod(image.tag_v2.get(tag, 1) for tag in _TIFF_TILE))
             ops.exif_transpose(image, in_place=True)
             mode = "RGB" if self.channels == 3 else "L"
+            if image.mode.startswith(("I", "F")):
+                image = _of_eight_bits(path, image)
             if image.mode != mode:
                 image = image.convert(mode)
             image.load()
@@ -274,6 +276,14 @@ def _pillow() -> tuple[Any, Any]:
 def _readable() -> tuple[str, ...]:
     """The formats that this Pillow reads."""
     return tuple(name for name in _FORMATS if name in _pillow()[0].OPEN)
+
+
+def _of_eight_bits(path: str, image: Any) -> Any:
+    """The upper 8 bits of grey of 16, as Pillow itself reads colours of 16 bits; grey it would cut off at 255."""
+    # Files of these formats have 16 bits at most, which Pillow spreads over all of them.
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and image.format in ("PNG", "PPM")):
+        raise _unreadable(path, f"of its pixels, of Pillow's mode {image.mode}, nothing says which are black and white")
+    return _pillow()[0].fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def digest_of(image: np.ndarray) -> bytes:
