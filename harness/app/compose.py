@@ -108,8 +108,8 @@ def message(error: Exception, overrides: Sequence[str]) -> str:
         key, _, values = typed.partition("=")
         return f"{typed}: must be one value; several are swept with -m, and a list is typed as {key}=[{values}]"
     if text.startswith("Error resolving interpolation"):  # of what is chosen of a group
-        typed = [each for each in overrides if each.partition("=")[2] and each.partition("=")[2] in text]
-        return f"{' '.join(typed)}: must be a name ({' '.join(text.split())})"
+        choices = [each for each in overrides if each.partition("=")[2] and each.partition("=")[2] in text]
+        return f"{' '.join(choices)}: must be a name ({' '.join(text.split())})"
     return text
 
 
