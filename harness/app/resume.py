@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.app.arguments import MODES, CommandLine, Override, quoted
 from harness.config import Config, Role
 from harness.errors import UserError
-from harness.files import read_object, read_sealed
+from harness.files import read_file, read_object, read_sealed
 from harness.record import EARLIER_OVERRIDES, REQUEST_FILE, RUN_FILE, RequestRecord, flatten
 
 
@@ -114,7 +114,7 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
     """The same from Hydra's record and run.json, in a run from before there was a record of ours."""
     record = read_object(folder / RUN_FILE)
     try:
-        overrides = yaml.safe_load((folder / EARLIER_OVERRIDES).read_text()) or []
+        overrides = yaml.safe_load(read_file(folder / EARLIER_OVERRIDES)) or []
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     return {"scheduler": record.get("scheduler"), "overrides": overrides, "config": record.get("config")}

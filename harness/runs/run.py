@@ -31,6 +31,7 @@ from harness.record import (
 from harness.runs.checkpoints import Checkpoints, Examined, check_identity
 from harness.runs.explained import explained
 from harness.runs.folder import (
+    check_places,
     enter,
     finished_summary,
     leave_behind,
@@ -83,6 +84,7 @@ def _run_alone(request: Request) -> Summary:
         return finished
     if not request.resume and holds_run(folder):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
+    check_places(folder)
     # Before data and network are built, so that a wrong schedule is refused at once.
     preview = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
     for warning in plan_warnings(config.scheduler, preview):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.files import write_atomic
+from harness.files import open_file, write_atomic
 from harness.record import EpochRow
 
 _FORMAT = 1
@@ -105,7 +105,8 @@ def load_state(path: Path) -> TrainState:
         DamagedCheckpointError: when anything about the file is wrong.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         form, expected = content.pop("format"), content.pop("digest")
         if form != _FORMAT:
             raise DamagedCheckpointError(f"{path}: has format {form}, this version reads {_FORMAT}")

@@ -99,7 +99,9 @@ class JobLogHandler(logging.FileHandler):
             self._waiting.append(record)
 
     def write_from_now_on(self) -> None:
-        """Write what was kept, and what comes."""
+        """Write what was kept, and what comes; nothing through a link, as a folder of somebody else's may hold."""
+        if Path(self.baseFilename).is_symlink():
+            return
         waiting, self._waiting = self._waiting or [], None
         for record in waiting:
             super().emit(record)
