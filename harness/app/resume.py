@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from harness.app.arguments import MODES, CommandLine, Override, quoted
+from harness.app.compose import CONFIG_DIR
 from harness.config import Config, Role
 from harness.errors import UserError
 from harness.files import read_file, read_object, read_sealed
 from harness.record import EARLIER_OVERRIDES, REQUEST_FILE, RUN_FILE, RequestRecord, flatten
+
+# What may be chosen of a config group: a name, perhaps in folders below the group's.
+_CHOICE = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
 def resumed(line: CommandLine) -> CommandLine:
@@ -105,9 +110,15 @@ def _is_covered(key: str, typed: Iterable[str]) -> bool:
 
 
 def _is_setting(text: str) -> bool:
-    """Whether an override of a record can be one of the program's settings; Hydra's own could run code."""
+    """Whether an override of a record can be one of the program's settings; Hydra's own could run code.
+
+    So could those that a file brings that is chosen by its path, out of conf/ and into the folder itself.
+    """
     override = Override.parse(text)
-    return not override.reaches_hydra and not text.startswith("-")
+    if override.reaches_hydra or override.is_sweep or text.startswith("-"):
+        return False
+    is_group = override.has_package or "/" in override.key or (CONFIG_DIR / override.key).is_dir()
+    return not is_group or all(map(_CHOICE.fullmatch, override.chosen))
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
