@@ -36,10 +36,12 @@ def resumed(line: CommandLine) -> CommandLine:
         return line
     folder = Path(folders[-1])
     begun = CommandLine(tuple(record_of(folder).overrides))
-    given = {override.key for override in line.overrides} | {"resume", "allow"}
+    given = {override.key for override in line.overrides} | {"resume"}
     wanted = line.values("scheduler")
     gone = "scheduler." if wanted and wanted[-1:] != begun.values("scheduler")[-1:] else None
-    kept = [o.text for o in begun.overrides if o.key not in given and not (gone and o.key.startswith(gone))]
+    kept = [
+        o.text for o in begun.overrides if not (o.key in given or _is_allow(o) or (gone and o.key.startswith(gone)))
+    ]
     others = CommandLine(tuple(text for text in line.arguments if not text.startswith("resume=")))
     place = quoted(folder)
     # A job of a sweep that an experiment's file asks for is one run now.
@@ -107,6 +109,11 @@ def _compared(now: dict[str, Any], begun: dict[str, Any]) -> Iterable[str]:
 def _is_covered(key: str, typed: Iterable[str]) -> bool:
     """Whether a typed override is of this setting, of what it lies in, or of something in it."""
     return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in typed)
+
+
+def _is_allow(override: Override) -> bool:
+    """Whether it says whose code may run; a list's entry, `allow.0`, may be set in place of one from conf/."""
+    return override.key.partition(".")[0] == "allow"
 
 
 def _is_setting(text: str) -> bool:

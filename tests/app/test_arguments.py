@@ -63,7 +63,7 @@ def test_a_record_that_reaches_for_hydra_or_out_of_conf_is_not_followed(tmp_path
 
 
 def test_packages_whose_code_may_run_are_not_taken_from_a_folder(tmp_path):
-    folder = begun(tmp_path / "run", "allow=[theirs]", "epochs=7")
+    folder = begun(tmp_path / "run", "allow=[theirs]", "allow.0=theirs", "+allow.1=theirs", "epochs=7")
     assert not [text for text in resume(f"resume={folder}") if "allow" in text]
     assert "allow=[mine]" in resume(f"resume={folder}", "allow=[mine]")
 
