@@ -124,7 +124,7 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
         try:
             if sha256_of(folder / name) == digest:
                 continue
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             pass
         names.append(name)
     return names

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.config import AUTO, Config, Role, parse_config
 from harness.errors import UserError, error_text, plural
 from harness.files import (
@@ -157,15 +159,17 @@ def log_summary(summary: Summary, folder: Path) -> None:
 def finished_summary(folder: Path, config: Config) -> Summary | None:
     """The summary of a completed run with these very settings, if the folder holds one and nothing of it is lost."""
     try:
-        summary = Summary(**read_sealed(folder / SUMMARY_FILE, since="files") or {})
+        values = read_sealed(folder / SUMMARY_FILE, since="files") or {}
+        summary = TypeAdapter(Summary).validate_python(values, strict=True)
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
-    except (TypeError, KeyError, UserError):
+    except (ValidationError, KeyError, UserError):
         return None
     if config.batch_size == AUTO:  # what it came to then
         config = config.model_copy(update={"batch_size": begun.batch_size})
     # On another device a completed run is no less completed.
     same = begun.plain(Role.NO_BITS, Role.MACHINE) == config.plain(Role.NO_BITS, Role.MACHINE)
-    if summary.status != COMPLETED or not same:
+    has_results = None not in (summary.final_val_accuracy, summary.best_val_accuracy, summary.test_accuracy)
+    if summary.status != COMPLETED or not (same and has_results):
         return None
     if lost := changed(folder, summary.files or {}):
         log.warning("%s: damaged or gone since the run ended; restored from its checkpoint", ", ".join(lost))

@@ -211,7 +211,16 @@ def _continue(training: Training) -> Examined:
 
 def _go_on_from(training: Training, state: TrainState) -> None:
     """Put a later state in place of the present one, rows included."""
-    training.learner.load(state.learned, state.epoch)
+    try:
+        training.learner.load(state.learned, state.epoch)
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:  # a device's own
+            raise
+        raise UserError(
+            f"the state after epoch {state.epoch - 1} does not fit this network and optimizer "
+            f"({' '.join(str(error).split())}); must be one that such a run left in {training.checkpoints.folder} or "
+            "stages.dir; delete it there, or start a new run"
+        ) from error
     training.rows += state.rows[len(training.rows) :]
 
 

@@ -17,12 +17,12 @@ from tensorboard.compat.proto.event_pb2 import Event
 from harness.compare.load import load_runs
 from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.files import changed, read_object
+from harness.files import changed, read_object, read_sealed, write_sealed
 from harness.record import holds_run
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
 from harness.training import learner
-from harness.training.state import DamagedCheckpointError, load_state
+from harness.training.state import DamagedCheckpointError, load_state, save_state
 
 
 class Killed(BaseException):
@@ -384,3 +384,24 @@ def test_a_file_beside_the_checkpoints_that_is_none_is_left_alone(small_run, tmp
     small_run(tmp_path, "epochs=5", resume=True)
     assert max(Checkpoints(tmp_path / "checkpoints", 1, 2).files()) == 5
     assert (tmp_path / "checkpoints" / "epoch_abc.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"files": ["a"]}, {"files": {"\0": "a"}}, {"seconds": None}, {"final_val_accuracy": "x"}, {"test_accuracy": None}],
+)
+def test_a_summary_of_other_kinds_of_values_is_no_result(small_run, tmp_path, values):
+    weights = small_run(tmp_path)["weights_sha256"]
+    write_sealed(tmp_path / "summary.json", read_sealed(tmp_path / "summary.json") | values)
+    assert small_run(tmp_path, resume=True)["weights_sha256"] == weights
+    assert json.loads((tmp_path / "summary.json").read_text())["seconds"] > 0
+
+
+def test_a_state_that_does_not_fit_the_network_is_named(small_run, tmp_path):
+    small_run(tmp_path)
+    path = max((tmp_path / "checkpoints").glob("epoch_*.pt"))
+    state = load_state(path)
+    state.learned["model"]["head.weight"] = torch.zeros(1)
+    save_state(path, state)
+    with pytest.raises(UserError, match=r"the state after epoch \d does not fit .*head\.weight.*checkpoints or"):
+        small_run(tmp_path, "epochs=5", resume=True)
