@@ -316,6 +316,23 @@ def test_grey_of_which_nothing_says_what_is_white_is_refused(tmp_path, kind):
         pictures(tmp_path)
 
 
+def test_a_class_whose_name_is_no_utf_8_is_refused(tmp_path):
+    write_pictures(tmp_path, ["a", "b\udcff"])
+    with pytest.raises(UserError, match="train/b\udcff: is a class named by bytes that are no UTF-8; rename it"):
+        pictures(tmp_path)
+
+
+def test_pictures_that_are_left_out_are_told_of(tmp_path, caplog):
+    write_pictures(tmp_path, "ab")
+    (tmp_path / "valid" / "a").mkdir(parents=True)
+    for name in ("x.gif", "y.JFIF", ".hidden.gif", "labels.txt"):
+        (tmp_path / "train" / "a" / name).touch()
+    pictures(tmp_path)
+    assert "2 pictures are left out for the name's ending, as " in caplog.text
+    assert "train/a/x.gif; read are .jpg, " in caplog.text
+    assert f"{tmp_path / 'valid'} is not read: validation images are held out of train/" in caplog.text
+
+
 def test_a_webp_whose_pixels_pillow_makes_room_for_when_it_is_opened_is_refused(tmp_path):
     write_pictures(tmp_path, "ab")
     Image.new("RGB", (50, 50)).save(tmp_path / "train" / "a" / "x.webp")
