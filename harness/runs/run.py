@@ -288,7 +288,12 @@ def _rates(training: Training, epoch: int) -> dict[str, float]:
     """The learning rates that the optimizer holds for this epoch; a change is announced."""
     rates = training.learner.rates
     if rates != training.plan.by_group(epoch):
-        raise RuntimeError(f"epoch {epoch} has the rates {rates}, the plan says {training.plan.by_group(epoch)}")
+        target = training.request.config.scheduler.target
+        planned, now = rates_text(training.plan.by_group(epoch)), rates_text(rates)
+        raise UserError(
+            f"scheduler._target_={target}: gives epoch {epoch} the learning rate {now}, "
+            f"and gave it {planned} when it was planned; must give the same each time"
+        )
     if epoch > 0 and rates != (before := training.plan.by_group(epoch - 1)):
         log.info("epoch %d: learning rate %s -> %s", epoch, rates_text(before), rates_text(rates))
     return rates

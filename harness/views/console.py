@@ -15,7 +15,7 @@ import rich
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from harness.errors import printable
+from harness.errors import UserError, printable
 from harness.record import EpochRow
 from harness.training.plan import rates_text
 
@@ -124,7 +124,12 @@ def _explained(error: Any, text: str) -> str:
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
-    console.print(printable(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    try:
+        console.print(printable(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: cannot be written: {error.strerror or error}") from None
 
 
 class EpochDisplay:
