@@ -5,6 +5,7 @@ All that write raise `UserError` when a file cannot be written.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -160,7 +161,7 @@ def finished_summary(folder: Path, config: Config) -> Summary | None:
     """The summary of a completed run with these very settings, if the folder holds one and nothing of it is lost."""
     try:
         values = read_sealed(folder / SUMMARY_FILE, since="files") or {}
-        summary = TypeAdapter(Summary).validate_python(values, strict=True)
+        summary = TypeAdapter(Summary).validate_json(json.dumps(values), strict=True)
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
     except (ValidationError, KeyError, UserError):
         return None
