@@ -27,9 +27,9 @@ from harness.errors import UserError, plural
 
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# What such files hold, or what people name so: Pillow reads more, and has programs run for some of it.
 # Names of other pictures, which ImageFolder leaves out as well, but nobody expects to be.
 _OTHER_PICTURES = (".gif", ".avif", ".jp2", ".j2k", ".jfif", ".jpe", ".dib", ".pnm", ".apng", ".heic", ".heif", ".jxl")
+# What such files hold, or what people name so: Pillow reads more, and has programs run for some of it.
 _FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
 _TIFF_TILE = (322, 323)  # the tags for a tile's width and height
 # File systems count time in steps, the coarsest of 2 seconds: what is newer may change again unseen by its times.
