@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +95,25 @@ class WriteBehind:
             self._pool.shutdown()
 
 
+def open_file(path: Path) -> BufferedReader:
+    """A file for reading; raises `OSError` also for a pipe or a device, which might be waited for without end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    return file
+
+
+def read_file(path: Path) -> bytes:
+    """All of a file; raises as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one where the file is absent, damaged or holds anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -135,7 +153,7 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal; raises `OSError`."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -146,7 +164,7 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
         try:
             if sha256_of(folder / name) == digest:
                 continue
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             pass
         names.append(name)
     return names

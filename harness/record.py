@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.files import read_file
+
 REQUEST_FILE = "request.json"
 RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.jsonl"
 RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
 HYDRA = ".hydra"  # the folder of Hydra's own record
 EARLIER_OVERRIDES = Path(HYDRA) / "overrides.yaml"  # in place of request.json in runs from before there was one
-CHECKPOINTS = "checkpoints"  # a folder
+CHECKPOINTS, PROFILE = "checkpoints", "profile"  # folders
+EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE = "model.pt", "lr.png", "curves.png"
 
 COMPLETED, FAILED, INTERRUPTED = STATUSES = ("completed", "failed", "interrupted")
@@ -144,7 +147,7 @@ def holds_run(folder: Path) -> bool:
     if any((folder / name).exists() for name in (REQUEST_FILE, RUN_FILE, METRICS_FILE)):
         return True
     try:
-        return bool(json.loads((folder / SUMMARY_FILE).read_bytes())["status"] != FAILED)
+        return bool(json.loads(read_file(folder / SUMMARY_FILE))["status"] != FAILED)
     except (OSError, ValueError, KeyError, TypeError):
         return (folder / SUMMARY_FILE).exists()
 

@@ -19,13 +19,16 @@ MODES = ("auto", "never", "null")
 class Override:
     """One `key=value` as it was typed; `key` may be a config group's name, and is the text of what is no override.
 
-    `reaches_hydra` says whether it is, or may be, about Hydra itself.
+    `reaches_hydra` says whether it is, or may be, about Hydra itself; `chosen` is what it chooses, should its key be a
+    config group.
     """
 
     text: str
     key: str
     is_sweep: bool
     reaches_hydra: bool
+    chosen: tuple[str, ...] = ()
+    has_package: bool = False
 
     @staticmethod
     def parse(text: str) -> Override:
@@ -36,7 +39,9 @@ class Override:
             return Override(text, text, is_sweep=False, reaches_hydra=True)
         key = str(parsed.key_or_group)
         parts = re.split(r"[./]", f"{key}.{parsed.package or ''}")
-        return Override(text, key, parsed.is_sweep_override(), reaches_hydra="hydra" in parts)
+        is_sweep, value = parsed.is_sweep_override(), parsed.value()
+        chosen = () if is_sweep or value is None else tuple(map(str, value if isinstance(value, list) else [value]))
+        return Override(text, key, is_sweep, "hydra" in parts, chosen, parsed.package is not None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from harness.app.arguments import MODES, CommandLine, Override, quoted
+from harness.app.compose import CONFIG_DIR
 from harness.config import Config, Role
 from harness.errors import UserError
-from harness.files import read_object, read_sealed
+from harness.files import read_file, read_object, read_sealed
 from harness.record import EARLIER_OVERRIDES, REQUEST_FILE, RUN_FILE, RequestRecord, flatten
+
+# What may be chosen of a config group: a name, perhaps in folders below the group's.
+_CHOICE = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
 def resumed(line: CommandLine) -> CommandLine:
@@ -31,10 +36,12 @@ def resumed(line: CommandLine) -> CommandLine:
         return line
     folder = Path(folders[-1])
     begun = CommandLine(tuple(record_of(folder).overrides))
-    given = {override.key for override in line.overrides} | {"resume", "allow"}
+    given = {override.key for override in line.overrides} | {"resume"}
     wanted = line.values("scheduler")
     gone = "scheduler." if wanted and wanted[-1:] != begun.values("scheduler")[-1:] else None
-    kept = [o.text for o in begun.overrides if o.key not in given and not (gone and o.key.startswith(gone))]
+    kept = [
+        o.text for o in begun.overrides if not (o.key in given or _is_allow(o) or (gone and o.key.startswith(gone)))
+    ]
     others = CommandLine(tuple(text for text in line.arguments if not text.startswith("resume=")))
     place = quoted(folder)
     # A job of a sweep that an experiment's file asks for is one run now.
@@ -104,17 +111,28 @@ def _is_covered(key: str, typed: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in typed)
 
 
+def _is_allow(override: Override) -> bool:
+    """Whether it says whose code may run; a list's entry, `allow.0`, may be set in place of one from conf/."""
+    return override.key.partition(".")[0] == "allow"
+
+
 def _is_setting(text: str) -> bool:
-    """Whether an override of a record can be one of the program's settings; Hydra's own could run code."""
+    """Whether an override of a record can be one of the program's settings; Hydra's own could run code.
+
+    So could those that a file brings that is chosen by its path, out of conf/ and into the folder itself.
+    """
     override = Override.parse(text)
-    return not override.reaches_hydra and not text.startswith("-")
+    if override.reaches_hydra or override.is_sweep or text.startswith("-"):
+        return False
+    is_group = override.has_package or "/" in override.key or (CONFIG_DIR / override.key).is_dir()
+    return not is_group or all(map(_CHOICE.fullmatch, override.chosen))
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
     """The same from Hydra's record and run.json, in a run from before there was a record of ours."""
     record = read_object(folder / RUN_FILE)
     try:
-        overrides = yaml.safe_load((folder / EARLIER_OVERRIDES).read_text()) or []
+        overrides = yaml.safe_load(read_file(folder / EARLIER_OVERRIDES)) or []
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     return {"scheduler": record.get("scheduler"), "overrides": overrides, "config": record.get("config")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, printable
-from harness.files import changed, read_sealed, unsealed
+from harness.files import changed, read_file, read_sealed, unsealed
 from harness.record import (
     EARLIER_OVERRIDES,
     HYDRA,
@@ -159,7 +159,7 @@ def _parse(text: bytes) -> dict[str, Any] | None:
 def _read_object(path: Path, name: str, problems: list[str]) -> dict[str, Any] | None:
     """The JSON object in a file; None if the file is absent, or damaged, which is noted."""
     try:
-        value = _parse(path.read_bytes())
+        value = _parse(read_file(path))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -190,7 +190,7 @@ def _epoch(line: bytes) -> EpochRow | None:
 def _read_log(path: Path, name: str, problems: list[str]) -> tuple[EpochRow, ...]:
     """The sound lines of metrics.jsonl by epoch; of two lines for one epoch the later counts."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path).split(b"\n")
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -228,7 +228,7 @@ def _overrides(folder: Path) -> tuple[str, ...]:
         value = (read_sealed(folder / REQUEST_FILE) or {}).get("overrides")
     else:
         try:
-            value = yaml.safe_load((folder / EARLIER_OVERRIDES).read_bytes())
+            value = yaml.safe_load(read_file(folder / EARLIER_OVERRIDES))
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             value = None
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()

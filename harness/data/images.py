@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import UserError, plural
 
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Names of other pictures, which ImageFolder leaves out as well, but nobody expects to be.
+_OTHER_PICTURES = (".gif", ".avif", ".jp2", ".j2k", ".jfif", ".jpe", ".dib", ".pnm", ".apng", ".heic", ".heif", ".jxl")
 # What such files hold, or what people name so: Pillow reads more, and has programs run for some of it.
 _FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
 _TIFF_TILE = (322, 323)  # the tags for a tile's width and height
@@ -222,6 +224,8 @@ class ImageFiles:
                 self._check_pixels(path, math.prod(image.tag_v2.get(tag, 1) for tag in _TIFF_TILE))
             ops.exif_transpose(image, in_place=True)
             mode = "RGB" if self.channels == 3 else "L"
+            if image.mode.startswith(("I", "F")):
+                image = _of_eight_bits(path, image)
             if image.mode != mode:
                 image = image.convert(mode)
             image.load()
@@ -274,6 +278,14 @@ def _pillow() -> tuple[Any, Any]:
 def _readable() -> tuple[str, ...]:
     """The formats that this Pillow reads."""
     return tuple(name for name in _FORMATS if name in _pillow()[0].OPEN)
+
+
+def _of_eight_bits(path: str, image: Any) -> Any:
+    """The upper 8 bits of grey of 16, as Pillow itself reads colours of 16 bits; grey it would cut off at 255."""
+    # Files of these formats have 16 bits at most, which Pillow spreads over all of them.
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and image.format in ("PNG", "PPM")):
+        raise _unreadable(path, f"of its pixels, of Pillow's mode {image.mode}, nothing says which are black and white")
+    return _pillow()[0].fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def digest_of(image: np.ndarray) -> bytes:
@@ -333,7 +345,10 @@ def _class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, 
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: has no class folders; images must lie in {folder}/<class>/")
+    if nameless := [name for name in names if _is_no_text(name)]:
+        raise UserError(f"{folder}/{nameless[0]}: is a class named by bytes that are no UTF-8; rename it")
     images: dict[str, list[str]] = {}
+    others: list[str] = []
     for name in names:
         own, files = {}, {}
         for key, place, inside in _real_folders(folder / name):
@@ -350,10 +365,25 @@ def _class_folders(folder: Path, seen: dict[tuple[int, int], str]) -> dict[str, 
             for file in sorted(files[place])
             if file.lower().endswith(_SUFFIXES)
         ]
+        others += [f"{place}/{file}" for place in files for file in files[place] if _is_other_picture(file)]
+    if others:
+        log.warning(
+            "%s left out for the name's ending, as %s; read are %s",
+            plural(len(others), "picture is", "pictures are"), min(others), ", ".join(_SUFFIXES),
+        )  # fmt: skip
     empty = [name for name, paths in images.items() if not paths]
     if empty:
         raise UserError(f"{folder}: no images ({', '.join(_SUFFIXES)}) in the classes {', '.join(empty)}")
     return images
+
+
+def _is_no_text(name: str) -> bool:
+    """Whether a name stands for bytes that no text file or picture could show."""
+    return any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
+def _is_other_picture(file: str) -> bool:
+    return file.lower().endswith(_OTHER_PICTURES) and not file.startswith(".")
 
 
 def _real_folders(top: Path) -> Iterator[tuple[tuple[int, int], str, list[str]]]:

@@ -235,6 +235,9 @@ def _image_folder(config: ImageFolderData) -> Source:
         identities.append(known)
         all_paths += paths
     _warn_of_links(all_paths, np.concatenate(identities))
+    for name in ("val", "valid", "validation"):
+        if (folder := Path(config.root) / name).is_dir():
+            log.warning("%s is not read: validation images are held out of train/ (data.val_fraction)", folder)
     return Source(splits[0], splits[1], classes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.training.state import DamagedCheckpointError, TrainState, load_state, save_state
 
+_NAME = re.compile(r"epoch_[0-9]{5,}\.pt")
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ class Checkpoints:
 
     def files(self) -> dict[int, Path]:
         """The files there are by number of epochs, fewest first."""
-        paths = self.folder.glob("epoch_*.pt")
+        paths = (path for path in self.folder.glob("epoch_*.pt") if _NAME.fullmatch(path.name) and path.is_file())
         return dict(sorted((int(path.stem.removeprefix("epoch_")), path) for path in paths))
 
     def is_due(self, epochs_done: int, epochs: int, best_epoch: int) -> bool:

@@ -5,24 +5,41 @@ All that write raise `UserError` when a file cannot be written.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.config import AUTO, Config, Role, parse_config
 from harness.errors import UserError, error_text, plural
-from harness.files import changed, read_object, read_sealed, remove_leftovers, sha256_of, write_json, write_sealed
+from harness.files import (
+    changed,
+    read_file,
+    read_object,
+    read_sealed,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_sealed,
+)
 from harness.machine import versions
 from harness.record import (
     CHECKPOINTS,
     COMPLETED,
+    CURVES_PICTURE,
+    EVENTS,
     FAILED,
     HYDRA,
     METRICS_FILE,
     MODEL_FILE,
+    PLAN_PICTURE,
+    PROFILE,
     REQUEST_FILE,
     RUN_FILE,
+    RUN_FILES,
     SUMMARY_FILE,
     RequestRecord,
     RunRecord,
@@ -43,6 +60,27 @@ def record_failure(folder: Path, error: BaseException, scheduler: str, seed: int
         if not holds_run(folder):
             summary = Summary(status=FAILED, scheduler=scheduler, seed=seed, error=error_text(error))
             write_sealed(folder / SUMMARY_FILE, summary.content())
+
+
+_FILES = (*RUN_FILES, REQUEST_FILE, MODEL_FILE, PLAN_PICTURE, CURVES_PICTURE)
+_FOLDERS = (CHECKPOINTS, HYDRA, PROFILE)
+
+
+def check_places(folder: Path) -> None:
+    """Refuse a folder in which a file of a run is none, or its log or a folder of it a link, as a given one may hold.
+
+    What is written to through a link, or deleted, might be anything of the user's. Other files are replaced, links too.
+
+    Raises:
+        UserError: naming what lies there.
+    """
+    for path in sorted(folder.iterdir()):
+        is_log = path.suffix == ".log"
+        if is_log or path.name in _FILES or path.name.startswith(EVENTS):
+            if (is_log and path.is_symlink()) or not (path.is_symlink() or path.is_file()):
+                raise UserError(f"{path}: is a link, or no file; must be a file of this run alone, or be removed")
+        elif path.name in _FOLDERS and (path.is_symlink() or not path.is_dir()):
+            raise UserError(f"{path}: is a link, or no folder; must be a folder of this run alone, or be removed")
 
 
 def enter(request: Request) -> None:
@@ -124,15 +162,17 @@ def log_summary(summary: Summary, folder: Path) -> None:
 def finished_summary(folder: Path, config: Config) -> Summary | None:
     """The summary of a completed run with these very settings, if the folder holds one and nothing of it is lost."""
     try:
-        summary = Summary(**read_sealed(folder / SUMMARY_FILE, since="files") or {})
+        values = read_sealed(folder / SUMMARY_FILE, since="files") or {}
+        summary = TypeAdapter(Summary).validate_json(json.dumps(values), strict=True)
         begun = parse_config(read_object(folder / RUN_FILE)["config"])
-    except (TypeError, KeyError, UserError):
+    except (ValidationError, KeyError, UserError):
         return None
     if config.batch_size == AUTO:  # what it came to then
         config = config.model_copy(update={"batch_size": begun.batch_size})
     # On another device a completed run is no less completed.
     same = begun.plain(Role.NO_BITS, Role.MACHINE) == config.plain(Role.NO_BITS, Role.MACHINE)
-    if summary.status != COMPLETED or not same:
+    has_results = None not in (summary.final_val_accuracy, summary.best_val_accuracy, summary.test_accuracy)
+    if summary.status != COMPLETED or not (same and has_results):
         return None
     if lost := changed(folder, summary.files or {}):
         log.warning("%s: damaged or gone since the run ended; restored from its checkpoint", ", ".join(lost))
@@ -147,7 +187,7 @@ def log_resumption(folder: Path, config: Config, epoch: int) -> None:
         log.info("%sno checkpoint to continue from: starting at epoch 0", change)
         return
     try:
-        retrained = (folder / METRICS_FILE).read_bytes().count(b"\n") - epoch
+        retrained = read_file(folder / METRICS_FILE).count(b"\n") - epoch
     except OSError:
         retrained = 0
     after = f", {plural(retrained, 'epoch')} retrained" if retrained > 0 else ""

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from harness.record import PROFILE
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class StepProfile:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self._folder, self._on_cuda, self.is_done = folder / "profile", device.type == "cuda", False
+        self._folder, self._on_cuda, self.is_done = folder / PROFILE, device.type == "cuda", False
         self._is_warm = False
 
     def track(self, epoch: int, batches: Iterable[T], count: int, is_last: bool) -> Iterator[T]:

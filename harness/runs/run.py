@@ -33,6 +33,7 @@ from harness.record import (
 from harness.runs.checkpoints import Checkpoints, Examined, check_identity
 from harness.runs.explained import explained
 from harness.runs.folder import (
+    check_places,
     enter,
     finished_summary,
     leave_behind,
@@ -86,6 +87,7 @@ def _run_alone(request: Request, began: float) -> Summary:
         return finished
     if not request.resume and holds_run(folder):
         raise UserError(f"{folder}: already holds a run; continue it with resume={folder}, or choose another folder")
+    check_places(folder)
     # Before data and network are built, so that a wrong schedule is refused at once.
     preview = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs)
     for warning in plan_warnings(config.scheduler, preview):
@@ -216,7 +218,16 @@ def _continue(training: Training) -> Examined:
 
 def _go_on_from(training: Training, state: TrainState) -> None:
     """Put a later state in place of the present one, rows included."""
-    training.learner.load(state.learned, state.epoch)
+    try:
+        training.learner.load(state.learned, state.epoch)
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:  # a device's own
+            raise
+        raise UserError(
+            f"the state after epoch {state.epoch - 1} does not fit this network and optimizer "
+            f"({' '.join(str(error).split())}); must be one that such a run left in {training.checkpoints.folder} or "
+            "stages.dir; delete it there, or start a new run"
+        ) from error
     training.rows += state.rows[len(training.rows) :]
 
 
@@ -290,7 +301,12 @@ def _rates(training: Training, epoch: int) -> dict[str, float]:
     """The learning rates that the optimizer holds for this epoch; a change is announced."""
     rates = training.learner.rates
     if rates != training.plan.by_group(epoch):
-        raise RuntimeError(f"epoch {epoch} has the rates {rates}, the plan says {training.plan.by_group(epoch)}")
+        target = training.request.config.scheduler.target
+        planned, now = rates_text(training.plan.by_group(epoch)), rates_text(rates)
+        raise UserError(
+            f"scheduler._target_={target}: gives epoch {epoch} the learning rate {now}, "
+            f"and gave it {planned} when it was planned; must give the same each time"
+        )
     if epoch > 0 and rates != (before := training.plan.by_group(epoch - 1)):
         log.info("epoch %d: learning rate %s -> %s", epoch, rates_text(before), rates_text(rates))
     return rates

@@ -54,8 +54,25 @@ def _try_a_step(config: OptimizerConfig, groups: Mapping[str, list[nn.Parameter]
     optimizer = _build(config, groups)
     for parameter in chain.from_iterable(groups.values()):
         parameter.grad = torch.zeros_like(parameter)
+    before = _kept_outside(optimizer)
     with refusing("optimizer", type(optimizer), config.arguments):
         optimizer.step()
+    now = _kept_outside(optimizer)
+    if changed := sorted(name for name in {**before, **now} if before.get(name) != now.get(name)):
+        raise UserError(
+            f"optimizer._target_={config.target}: changes {', '.join(changed)} in a step, which no checkpoint has; "
+            "must keep what it carries from step to step in its `state`"
+        )
+
+
+def _kept_outside(optimizer: Optimizer) -> dict[str, Any]:
+    """By name the plain values that an optimizer has outside its `state`: its own and its groups'; tensors as lists."""
+    groups = [(f"param_groups[{number}].", group) for number, group in enumerate(optimizer.param_groups)]
+    places = [("", vars(optimizer)), *groups]
+    kept = {f"{place}{name}": value for place, values in places for name, value in values.items() if name[:1] != "_"}
+    kept = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in kept.items()}
+    return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str | list | None)
+            and not name.endswith((".params", "param_groups"))}  # fmt: skip
 
 
 _UNFIT = {

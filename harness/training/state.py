@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.files import write_atomic
+from harness.files import open_file, write_atomic
 from harness.record import EpochRow
 
 _FORMAT = 1
@@ -105,21 +107,41 @@ def load_state(path: Path) -> TrainState:
         DamagedCheckpointError: when anything about the file is wrong.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         form, expected = content.pop("format"), content.pop("digest")
         if form != _FORMAT:
             raise DamagedCheckpointError(f"{path}: has format {form}, this version reads {_FORMAT}")
         if digest(content) != expected:
             raise DamagedCheckpointError(f"{path}: the content does not match its checksum")
         epoch, identity = content.pop("epoch"), content.pop("identity")
-        rows = tuple(EpochRow(**row) for row in content.pop("rows"))
-        return TrainState(epoch, content, rows, identity)
+        rows = content.pop("rows")
+        if not _is_state(epoch, content, rows, identity):
+            raise DamagedCheckpointError(f"{path}: does not hold what a state does")
+        return TrainState(epoch, content, tuple(EpochRow(**row) for row in rows), identity)
     except DamagedCheckpointError:
         raise
     except pickle.UnpicklingError:  # torch's own words advise to load it with the check switched off
         raise DamagedCheckpointError(f"{path}: is damaged, or holds more than tensors and plain values") from None
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise DamagedCheckpointError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+_ROWS = TypeAdapter(list[EpochRow])
+
+
+def _is_state(epoch: object, learned: Mapping[str, object], rows: Any, identity: object) -> bool:
+    """Whether values are of their kinds; a digest says only that they are those that somebody wrote."""
+    try:
+        _ROWS.validate_json(json.dumps(rows), strict=True)
+    except ValueError:  # pydantic's, too
+        return False
+    parts = (identity, *(learned.get(name) for name in ("model", "optimizer", "scaler")))
+    return type(epoch) is int and [row["epoch"] for row in rows] == [*range(epoch)] and all(map(_is_mapping, parts))
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _copied(own: dict[int, dict[str, Any]], other: Mapping[int, Mapping[str, Any]]) -> bool:

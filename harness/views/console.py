@@ -15,7 +15,7 @@ import rich
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from harness.errors import printable
+from harness.errors import UserError, printable
 from harness.record import EpochRow
 from harness.training.plan import rates_text
 
@@ -99,7 +99,9 @@ class JobLogHandler(logging.FileHandler):
             self._waiting.append(record)
 
     def write_from_now_on(self) -> None:
-        """Write what was kept, and what comes."""
+        """Write what was kept, and what comes; nothing through a link, as a folder of somebody else's may hold."""
+        if Path(self.baseFilename).is_symlink():
+            return
         waiting, self._waiting = self._waiting or [], None
         for record in waiting:
             super().emit(record)
@@ -122,7 +124,12 @@ def _explained(error: Any, text: str) -> str:
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
-    console.print(printable(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    try:
+        console.print(printable(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: cannot be written: {error.strerror or error}") from None
 
 
 class EpochDisplay:

@@ -51,17 +51,19 @@ def test_a_damaged_record_is_named(tmp_path, damage):
     "override",
     [
         "++hydra.callbacks.x={_target_:os.system}", "hydra/launcher=mine", "+optimizer@hydra.callbacks=adamw",
-        "--config-dir=/tmp", "~hydra.callbacks", "no override",
+        "--config-dir=/tmp", "~hydra.callbacks", "no override", "experiment=../../x", "experiment=/../../x",
+        "+x@_global_=../../x", "experiment=[compare,../../x]", "experiment='../../x'", "experiment=${x}",
+        "optimizer/groups=../x", "experiment=a/../../../x", "experiment=file:///x", "epochs=1,2",
     ],
 )  # fmt: skip
-def test_a_record_that_reaches_for_hydra_is_not_followed(tmp_path, override):
+def test_a_record_that_reaches_for_hydra_or_out_of_conf_is_not_followed(tmp_path, override):
     folder = begun(tmp_path / "run", override)
     with pytest.raises(UserError, match="record of its settings is damaged"):
         resume(f"resume={folder}")
 
 
 def test_packages_whose_code_may_run_are_not_taken_from_a_folder(tmp_path):
-    folder = begun(tmp_path / "run", "allow=[theirs]", "epochs=7")
+    folder = begun(tmp_path / "run", "allow=[theirs]", "allow.0=theirs", "+allow.1=theirs", "epochs=7")
     assert not [text for text in resume(f"resume={folder}") if "allow" in text]
     assert "allow=[mine]" in resume(f"resume={folder}", "allow=[mine]")
 

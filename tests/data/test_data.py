@@ -16,7 +16,7 @@ from harness.app.compose import compose_config
 from harness.data import sources
 from harness.data.augment import EpochAugmentation, RowCrops
 from harness.data.dataset import load_dataset
-from harness.data.images import stratified
+from harness.data.images import ImageFiles, stratified
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.stages.identity import describe
@@ -288,6 +288,49 @@ def test_a_small_tiff_with_a_huge_tile_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"data\.max_pixels=200000000: .*x\.tif has 1600000000 pixels"):
         pictures(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "big.tif", "x.pgm", "ten_bits.pgm", "x.jp2.png"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_of_16_bits_keeps_its_upper_8_and_is_not_cut_off_at_255(tmp_path, name, channels):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    grey = np.linspace(0, 1023 if name == "ten_bits.pgm" else 65535, 1024).round().astype(np.uint16).reshape(32, 32)
+    path = tmp_path / "train" / "a" / name
+    if name.endswith(".pgm"):
+        path.write_bytes(b"P5 32 32 %d\n" % grey.max() + grey.astype(">u2").tobytes())
+    else:
+        image = Image.fromarray(grey)
+        kind = "JPEG2000" if name == "x.jp2.png" else None
+        image.save(path, kind, **({"big_tiff": True} if name == "big.tif" else {}))
+    files, _ = ImageFiles.find([str(path)], 32, channels, 1, 10_000)
+    pixels = files.decoded().pixels[0].int()
+    expected = torch.from_numpy((grey // (4 if name == "ten_bits.pgm" else 256)).astype(np.int32))
+    assert (pixels - expected[:, :, None]).abs().max() <= (1 if name == "ten_bits.pgm" else 0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_grey_of_which_nothing_says_what_is_white_is_refused(tmp_path, kind):
+    write_pictures(tmp_path, "ab")
+    Image.fromarray(np.ones((20, 20), kind)).save(tmp_path / "train" / "a" / "x.tif")
+    with pytest.raises(UserError, match=r"a/x\.tif: cannot be read as an image \(of its pixels, of Pillow's mode [IF]"):
+        pictures(tmp_path)
+
+
+def test_a_class_whose_name_is_no_utf_8_is_refused(tmp_path):
+    write_pictures(tmp_path, ["a", "b\udcff"])
+    with pytest.raises(UserError, match="train/b\udcff: is a class named by bytes that are no UTF-8; rename it"):
+        pictures(tmp_path)
+
+
+def test_pictures_that_are_left_out_are_told_of(tmp_path, caplog):
+    write_pictures(tmp_path, "ab")
+    (tmp_path / "valid" / "a").mkdir(parents=True)
+    for name in ("x.gif", "y.JFIF", ".hidden.gif", "labels.txt"):
+        (tmp_path / "train" / "a" / name).touch()
+    pictures(tmp_path)
+    assert "2 pictures are left out for the name's ending, as " in caplog.text
+    assert "train/a/x.gif; read are .jpg, " in caplog.text
+    assert f"{tmp_path / 'valid'} is not read: validation images are held out of train/" in caplog.text
 
 
 def test_a_webp_whose_pixels_pillow_makes_room_for_when_it_is_opened_is_refused(tmp_path):

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -13,13 +15,16 @@ from support.small_runs import SMALL, read_rows, train, train_command, untimed
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
+from harness.compare.load import load_runs
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.files import changed, read_object, read_sealed, write_sealed
+from harness.record import holds_run
 from harness.runs import checkpoints
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
 from harness.training import learner
-from harness.training.state import DamagedCheckpointError, load_state
+from harness.training.state import DamagedCheckpointError, load_state, save_state
 
 
 class Killed(BaseException):
@@ -357,3 +362,80 @@ def test_what_cannot_be_written_behind_ends_the_run_with_its_name(small_run, tmp
     with pytest.raises(UserError, match=r"epoch_00001\.pt: cannot be written: No space left"):
         small_run(tmp_path, "epochs=1", "scheduler=constant")
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize("name", ["train.log", "checkpoints", ".hydra"])
+def test_nothing_is_written_or_deleted_through_a_link_in_a_given_folder(small_run, tmp_path, name):
+    folder, mine = tmp_path / "given", tmp_path / "mine"
+    small_run(folder)
+    place = folder / name
+    if name == "train.log":
+        mine.write_text("mine\n")
+        place.unlink(missing_ok=True)
+    else:
+        mine.mkdir()
+        for file in ("epoch_00500.pt", "config.yaml", ".x.tmp"):
+            (mine / file).write_text("mine\n")
+        if place.exists():
+            shutil.rmtree(place)
+    place.symlink_to(mine)
+    with pytest.raises(UserError, match=rf"given/{re.escape(name)}: is a link, or no f"):
+        small_run(folder, "epochs=5", resume=True)
+    files = [mine] if mine.is_file() else list(mine.iterdir())
+    assert [file.read_text() for file in files] == ["mine\n"] * (1 if mine.is_file() else 3)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "model.pt", "events.out.tfevents.1.x"])
+def test_a_folder_in_the_place_of_a_file_is_named(small_run, tmp_path, name):
+    small_run(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}: is a link, or no file"):
+        small_run(tmp_path, "epochs=5", resume=True)
+
+
+def test_a_pipe_in_a_runs_folder_is_not_waited_for(small_run, tmp_path):
+    small_run(tmp_path)
+    names = ["request.json", "run.json", "summary.json", "metrics.jsonl", "model.pt"]
+    (tmp_path / "checkpoints" / "epoch_00002.pt").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "checkpoints" / "epoch_00002.pt")
+    assert 2 not in Checkpoints(tmp_path / "checkpoints", 1, 2).files()
+    with pytest.raises(DamagedCheckpointError):
+        load_state(tmp_path / "checkpoints" / "epoch_00002.pt")
+    for name in names:
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        assert changed(tmp_path, {name: ""}) == [name]
+        assert read_object(tmp_path / name) == {}
+    assert holds_run(tmp_path)
+    assert not any(run.counts for run in load_runs([tmp_path]).runs)
+
+
+def test_a_file_beside_the_checkpoints_that_is_none_is_left_alone(small_run, tmp_path):
+    small_run(tmp_path)
+    for name in ("epoch_abc.pt", "epoch_-1.pt", "epoch_.pt", "epoch_\N{ARABIC-INDIC DIGIT THREE}0000.pt"):
+        (tmp_path / "checkpoints" / name).touch()
+    small_run(tmp_path, "epochs=5", resume=True)
+    assert max(Checkpoints(tmp_path / "checkpoints", 1, 2).files()) == 5
+    assert (tmp_path / "checkpoints" / "epoch_abc.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"files": ["a"]}, {"files": {"\0": "a"}}, {"seconds": None}, {"final_val_accuracy": "x"}, {"test_accuracy": None}],
+)
+def test_a_summary_of_other_kinds_of_values_is_no_result(small_run, tmp_path, values):
+    weights = small_run(tmp_path)["weights_sha256"]
+    write_sealed(tmp_path / "summary.json", read_sealed(tmp_path / "summary.json") | values)
+    assert small_run(tmp_path, resume=True)["weights_sha256"] == weights
+    assert json.loads((tmp_path / "summary.json").read_text())["seconds"] > 0
+
+
+def test_a_state_that_does_not_fit_the_network_is_named(small_run, tmp_path):
+    small_run(tmp_path)
+    path = max((tmp_path / "checkpoints").glob("epoch_*.pt"))
+    state = load_state(path)
+    state.learned["model"]["head.weight"] = torch.zeros(1)
+    save_state(path, state)
+    with pytest.raises(UserError, match=r"the state after epoch \d does not fit .*head\.weight.*checkpoints or"):
+        small_run(tmp_path, "epochs=5", resume=True)

@@ -1,9 +1,13 @@
 import json
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from support.small_runs import read_rows, untimed
+from support.small_runs import ROOT, SMALL, read_rows, train_command, untimed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.app.compose import compose_config
@@ -193,3 +197,23 @@ def test_the_network_can_be_one_of_torchvision(small_run, tmp_path):
 
 def test_bf16_runs_on_the_cpu_and_gives_other_bits(small_run, tmp_path):
     assert small_run(tmp_path / "a", "precision=bf16")["weights_sha256"] != small_run(tmp_path / "b")["weights_sha256"]
+
+
+def test_a_schedule_of_ones_own_that_is_not_the_same_twice_is_named(small_run, tmp_path):
+    target = "scheduler._target_=support.schedules.Random"
+    others = ["scheduler=constant", "allow=[support]", "~scheduler.factor", "~scheduler.total_iters"]
+    with pytest.raises(UserError, match=rf"^{re.escape(target)}: gives epoch 0 the learning rate 0\."):
+        small_run(tmp_path, target, *others)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_a_message(tmp_path):
+    for command in (
+        train_command(*SMALL, f"hydra.run.dir={tmp_path / 'run'}"),
+        [sys.executable, ROOT / "scripts" / "preview.py"],
+    ):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=-1, text=True, check=False)
+        assert ended.returncode == 2
+        assert ended.stderr == "error: standard output: cannot be written: No space left on device\n"
+    assert not (tmp_path / "run").exists()

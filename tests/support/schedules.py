@@ -1,5 +1,7 @@
 """Schedules and optimizers of a user's own."""
 
+import random
+
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
@@ -39,6 +41,27 @@ class Forgets(SGD):
 
     def __init__(self, params, lr, **others):
         super().__init__([parameter for group in params for parameter in group["params"]], lr)
+
+
+class Counts(SGD):
+    """An optimizer that counts its steps where no state has them."""
+
+    def __init__(self, params, lr, in_group=False):
+        super().__init__(params, lr)
+        self.count, self.in_group = 0, in_group
+
+    def step(self, closure=None):
+        if self.in_group:
+            self.param_groups[0]["k"] = self.param_groups[0].get("k", 0) + 1
+        else:
+            self.count += 1
+
+
+class Random(LRScheduler):
+    """Never the same rates twice."""
+
+    def get_lr(self):
+        return [random.random() for _ in self.base_lrs]
 
 
 class WithoutGradient(SGD):

@@ -111,3 +111,10 @@ def test_groups_that_an_optimizer_of_one_s_own_would_ignore_are_refused(name, se
     values = {"_target_": f"support.schedules.{name}", "lr": 1.0, "groups": {"x": {"match": "h", **settings}}, **more}
     with pytest.raises(UserError, match=message):
         preview_optimizer(OptimizerConfig.model_validate(values))
+
+
+@pytest.mark.parametrize(("in_group", "named"), [(False, "count"), (True, r"param_groups\[0\]\.k")])
+def test_an_optimizer_that_keeps_what_no_checkpoint_has_is_refused(in_group, named):
+    config = OptimizerConfig(_target_="support.schedules.Counts", lr=0.1, groups={}, in_group=in_group)
+    with pytest.raises(UserError, match=rf"^optimizer\._target_=support\.schedules\.Counts: changes {named} in a step"):
+        build_optimizer(config, torch.nn.Linear(2, 2))

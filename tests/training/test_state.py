@@ -1,6 +1,7 @@
 """A state by itself: what its digest tells apart, what comes back from its file, what is restored into what."""
 
 import os
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -171,3 +172,24 @@ def test_the_scale_of_gradients_goes_with_the_state():
     assert other.get_scale() == 8.0
     restore(capture(model, optimizer, NO_SCALER), model, optimizer, other)
     assert other.get_scale() == 8.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "1"}, {"epoch": True}, {"epoch": 2}, {"identity": 3}, {"model": 3}, {"optimizer": []},
+        {"scaler": None}, {"rows": 3}, {"rows": [{**asdict(ROW), "lr": 3}]}, {"rows": [{**asdict(ROW), "epoch": 7}]},
+        {"rows": [{**asdict(ROW), "val_accuracy": "0.5"}]}, {"rows": [{**asdict(ROW), "seconds": "a"}]},
+    ],
+)  # fmt: skip
+def test_a_file_with_a_fitting_digest_that_holds_no_state_is_damaged(tmp_path, change):
+    path = tmp_path / "state.pt"
+    learned = {"model": {}, "optimizer": {}, "scaler": {}}
+    save_state(path, TrainState(1, learned, (ROW,), {"seed": 0}))
+    load_state(path)
+    content = torch.load(path, weights_only=True)
+    del content["format"], content["digest"]
+    content |= change
+    torch.save({"format": 1, "digest": digest(content), **content}, path)
+    with pytest.raises(DamagedCheckpointError, match="does not hold what a state does"):
+        load_state(path)
