@@ -33,12 +33,12 @@ def build_step(
     Raises:
         UserError: where CUDA graphs are asked for and cannot be had.
     """
-    network = model
+    plain = TrainStep(model, optimizer, scaler, compute.autocast())
+    step: TrainStep | CompiledStep = plain
     if config.compile:
-        # Each run of a sweep compiles anew; what earlier ones left would count against torch's limit of recompilations.
-        torch.compiler.reset()
-        network = cast(nn.Module, torch.compile(model, dynamic=False))
-    step = TrainStep(network, optimizer, scaler, compute.autocast())
+        _forget_other_networks((config.model, config.data, batch_size, compute.precision, config.deterministic))
+        compiled = cast(nn.Module, torch.compile(model, dynamic=False))
+        step = CompiledStep(TrainStep(compiled, optimizer, scaler, compute.autocast()), plain, batch_size)
     if not config.cuda_graphs:
         return step
     if compute.device.type != "cuda":
@@ -53,8 +53,37 @@ def build_step(
     return GraphedStep(step, batch_size)
 
 
+_compiled_for = ""
+
+
+def _forget_other_networks(key: tuple[object, ...]) -> None:
+    """Let a sweep's jobs with the same network use what the first of them compiled; torch keeps little of several."""
+    global _compiled_for
+    if repr(key) != _compiled_for:
+        torch.compiler.reset()
+        _compiled_for = repr(key)
+
+
+class CompiledStep:
+    """A step through torch.compile for whole batches; one of another size would be compiled by itself, for one step.
+
+    So would evaluation, for which `network` is the one that is not compiled.
+    """
+
+    def __init__(self, compiled: TrainStep, plain: TrainStep, batch_size: int) -> None:
+        self._compiled, self._plain, self._batch_size = compiled, plain, batch_size
+        self.network, self.optimizer = plain.network, plain.optimizer
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `loop.Step`."""
+        return (self._compiled if len(labels) == self._batch_size else self._plain)(images, labels)
+
+    def close(self) -> None:
+        """As `loop.Step`."""
+
+
 class GraphedStep:
-    """A `TrainStep` recorded once as a CUDA graph and replayed on every batch of `batch_size` images.
+    """A step recorded once as a CUDA graph and replayed on every batch of `batch_size` images.
 
     The first batches, and those of other sizes, are trained without the graph, by the same kernels. The graph reads
     learning rates from the device's memory, where they lie as float32, so a schedule never forces another recording.
@@ -62,7 +91,7 @@ class GraphedStep:
     graphs, whole-network capture.
     """
 
-    def __init__(self, step: TrainStep, batch_size: int) -> None:
+    def __init__(self, step: TrainStep | CompiledStep, batch_size: int) -> None:
         self.network = step.network
         self._step, self._optimizer, self._batch_size = step, step.optimizer, batch_size
         self._device = next(step.network.parameters()).device

@@ -10,6 +10,7 @@ from support.small_runs import read_rows, untimed
 from torch import nn
 
 from harness.errors import UserError
+from harness.training import steps
 from harness.training.loop import TrainStep, train_epoch
 from harness.training.state import capture, restore
 from harness.training.steps import GraphedStep
@@ -87,6 +88,31 @@ def test_a_state_is_restored_into_the_tensors_that_a_graph_holds():
 def test_graphs_without_a_gpu_are_refused_by_name(small_run, tmp_path):
     with pytest.raises(UserError, match="cuda_graphs=true: needs a CUDA device, must be false on cpu"):
         small_run(tmp_path / "run", "cuda_graphs=true")
+
+
+def test_one_shape_is_compiled_once_for_all_jobs_with_the_same_network(small_run, tmp_path, monkeypatch):
+    seen, resets = [], []
+
+    class Compiled(nn.Module):
+        def __init__(self, network, dynamic):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            seen.append((len(images), self.training))
+            return self.network(images)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
+    monkeypatch.setattr(steps, "_compiled_for", "")
+    alone = small_run(tmp_path / "alone")
+    compiled = small_run(tmp_path / "compiled", "compile=true")
+    assert compiled["weights_sha256"] == alone["weights_sha256"]
+    small_run(tmp_path / "other_schedule", "compile=true", "seed=1", "scheduler.gamma=0.5")
+    assert set(seen) == {(48, True)}
+    assert len(resets) == 1
+    small_run(tmp_path / "other_network", "compile=true", "model.channels=[4]")
+    assert len(resets) == 2
 
 
 def test_a_profiled_run_leaves_a_trace_and_trains_the_same(small_run, tmp_path, caplog):
