@@ -132,8 +132,7 @@ def test_a_profiled_run_leaves_a_trace_and_trains_the_same(small_run, tmp_path, 
 
 
 def test_a_trace_that_cannot_be_written_does_not_end_the_training(small_run, tmp_path, caplog):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "profile").touch()
+    (tmp_path / "run" / "profile" / "epoch_00001.pt.trace.json.gz").mkdir(parents=True)
     assert small_run(tmp_path / "run", "profile=true")["status"] == "completed"
     assert any("epoch_00001.pt.trace.json.gz cannot be written" in message for message in caplog.messages)
 
