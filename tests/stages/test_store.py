@@ -29,7 +29,8 @@ IDENTITY = {"seed": 0, "model.channels": [8]}
 def state(rates, identity=IDENTITY, size=1000):
     """A state after as many epochs as there are rates, and its name."""
     rows = tuple(EpochRow(e, {"default": rate}, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, False) for e, rate in enumerate(rates))
-    made = TrainState(len(rows), {"model": {"weight": torch.arange(size).float()}}, rows, identity)
+    learned = {"model": {"weight": torch.arange(size).float()}, "optimizer": {}, "scaler": {}}
+    made = TrainState(len(rows), learned, rows, identity)
     return keys.names(identity, [row.lr for row in rows])[-1], made
 
 
