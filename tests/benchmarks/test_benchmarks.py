@@ -54,7 +54,7 @@ def test_a_study_goes_on_without_who_failed_and_says_so_at_the_end(tmp_path: Pat
         def table(self) -> Table:
             return table("", [], [], [])
 
-    options = Namespace(rounds=2, output=tmp_path / "result.json", overrides=["seed=1"])
+    options = Namespace(rounds=2, output=tmp_path / "result.json", overrides=["seed=1"], resume=False)
     study = HalfBroken(options, [["broken", "sound"]], {})
     with pytest.raises(UserError, match="broken failed: last line"):
         study.run()
