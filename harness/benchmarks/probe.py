@@ -107,9 +107,9 @@ class _Probe(Study):
         return alone / together if alone and together else None
 
     def gains(self, way: str) -> dict[tuple[str, int, int], float]:
-        """By network, batch and number of runs."""
+        """By network, batch and number of runs, those of several runs."""
         places = [(network, batch, runs) for network in _NETWORKS for batch in self.options.batches
-                  for runs in self.options.counts]  # fmt: skip
+                  for runs in self.options.counts if runs > 1]  # fmt: skip
         return {place: gain for place in places if (gain := self.gain(place[0], way, *place[1:])) is not None}
 
     def wrong(self) -> list[str]:
@@ -124,7 +124,7 @@ class _Probe(Study):
 
     def conclusion(self) -> str:
         """What the best gain means."""
-        if not (gains := {place: gain for place, gain in self.gains(ONE).items() if place[2] > 1}):
+        if not (gains := self.gains(ONE)):
             return "no conclusion: several runs in one process are not measured"
         network, batch, runs = best = max(gains, key=gains.__getitem__)
         reached = gains[best] >= WORTH_BUILDING and not self.wrong()

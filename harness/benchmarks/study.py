@@ -148,7 +148,7 @@ class Study(ABC):
         for line in (*remarks, f"written: {', '.join(map(str, files))}"):
             console.print(line, markup=False, highlight=False)
         if wrong := self.all_wrong():
-            raise UserError("figures that are missing or mean nothing:\n" + "\n".join(wrong))
+            raise UserError("not as it must be:\n" + "\n".join(wrong))
 
     def leave(self, finished: bool = False) -> list[Path]:
         """Write what there is so far, and tell the files."""

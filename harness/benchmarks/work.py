@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.benchmarks.study import SPEED, Row
-from harness.config import Config, DataConfig
+from harness.config import Config, DataConfig, ImageFolderData
 from harness.data import sources
 from harness.data.dataset import Dataset, load_dataset
+from harness.data.images import ImageFiles
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.models.build import build_model
@@ -173,17 +174,31 @@ def decode(config: DataConfig, file: Path) -> None:
         UserError: for data that cannot be had.
     """
     source = sources.find(config).read()
+    decoded = replace(source, train=source.train.in_memory(), test=source.test.in_memory())
     begun = file.with_suffix(".begun")
-    torch.save(replace(source, train=source.train.in_memory(), test=source.test.in_memory()), begun)
+    torch.save((decoded, described(config, source)), begun)
     begun.replace(file)
 
 
-def take_images_from(file: Path) -> None:
-    """From now on this process takes what `decode` saved for the data, whatever data are configured."""
-    stamp = (str(file), file.stat().st_mtime_ns)
+def take_images_from(file: Path) -> str:
+    """From now on this process takes what `decode` saved, whatever data are configured; tells as `described`."""
     # The file is this benchmark's own.
-    unread = sources.Unread(stamp, lambda: cast(sources.Source, torch.load(file, weights_only=False)))
-    setattr(sources, "find", lambda _: unread)  # noqa: B010
+    source, told = torch.load(file, weights_only=False)
+    unread = sources.Unread((str(file), file.stat().st_mtime_ns), lambda: source)
+    setattr(sources, "find", lambda _: unread)  # noqa: B010  (a type checker minds plain assignment)
+    return str(told)
+
+
+def described(config: DataConfig, source: sources.Source) -> str:
+    """Which images these are: how many, from where, and of files in which format."""
+    told = f"{len(source.train):,} + {len(source.test):,} images of {config.name}"
+    if isinstance(config, ImageFolderData) and isinstance(source.train.images, ImageFiles):
+        from PIL import Image, JpegImagePlugin
+
+        with Image.open(source.train.images.paths[0]) as image:
+            sampling = {0: " 4:4:4", 1: " 4:2:2", 2: " 4:2:0"}.get(JpegImagePlugin.get_sampling(image), "")
+            told += f" {Path(config.root).name}, {image.format}{sampling}"
+    return told
 
 
 def prepare(config: Config, file: Path) -> int:
