@@ -103,7 +103,7 @@ def _take(part: str, options: Namespace, log: TextIO) -> None:
     elif left < LIMITS[part]:
         status = f"NOT BEGUN: may take {LIMITS[part]} s, and {max(0, left):.0f} s are left"
     else:
-        told["command"] = shlex.join(["python", *command[1:]])
+        told["command"] = shlex.join(["python", *command[1:]]).replace(f"{ROOT}/", "")
         earlier = {name: value for name, value in read_object(file).items() if name != "status"}
         write_json(file, {**machine(), **earlier, **told})
         began = time.time()

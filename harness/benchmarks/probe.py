@@ -138,9 +138,7 @@ class _Probe(Study):
         )
 
     def record(self) -> dict[str, Any]:
-        first = self.first() or {}
-        where = {name: first.get(name) for name in ("device", "precision")}
-        return {**where, **super().record(), "conclusion": self.conclusion(), "wrong": self.wrong()}
+        return {**super().record(), "conclusion": self.conclusion(), "wrong": self.wrong()}
 
     def table(self) -> Table:
         rows = []

@@ -155,7 +155,9 @@ class Study(ABC):
         said, chart, files = io.StringIO(), self.chart(), [self.options.output]
         Console(file=said, width=120).print(self.table())
         lines = [line.rstrip() for line in said.getvalue().splitlines()]
-        so_far = {**self.record(), "failed": self.failed, "finished": finished, "table": lines}
+        first = self.first() or {}
+        where = {name: first.get(name) for name in ("device", "precision", "threads")}
+        so_far = {**where, **self.record(), "failed": self.failed, "finished": finished, "table": lines}
         write_json(self.options.output, {**self._given, **so_far})
         if chart:
             files.append(self.options.output.with_suffix(".png"))

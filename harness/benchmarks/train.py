@@ -52,17 +52,16 @@ def main(arguments: Sequence[str]) -> None:
         measure = measure_floor if options.contestant == _FLOOR else CONTESTANTS[options.contestant].measure
         print(json.dumps(measure(work)))
         return
-    if options.images:
-        take_images_from(options.images)
+    told = take_images_from(options.images) if options.images else config.data.name
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        study = _Comparison(options, config, Path(folder) / "data.pt")
+        study = _Comparison(options, config, told, Path(folder) / "data.pt")
         study.run([f"skipped: {name}: {why}" for name, why in study.known["skipped"].items()], options.seconds)
 
 
 class _Comparison(Study):
     """`images` and `steps` are those of a timed part."""
 
-    def __init__(self, options: Namespace, config: Config, file: Path) -> None:
+    def __init__(self, options: Namespace, config: Config, data: str, file: Path) -> None:
         wanted = chosen(options.only, list(CONTESTANTS))
         skipped = {name: reason for name in wanted if (reason := why_missing(CONTESTANTS[name].package))}
         if len(skipped) == len(wanted):
@@ -71,7 +70,7 @@ class _Comparison(Study):
         self.images = prepare(config, file) * options.epochs_timed
         self.steps = self.images // config.batch_size
         known = {
-            "config": config.plain(), "alike": options.alike, "skipped": skipped,
+            "config": config.plain(), "data": data, "alike": options.alike, "skipped": skipped,
             "images_timed": self.images, "steps_timed": self.steps,
         }  # fmt: skip
         super().__init__(options, [[name for name in wanted if name not in skipped]], known)
@@ -95,10 +94,8 @@ class _Comparison(Study):
         return super().values(name, quantity)
 
     def record(self) -> dict[str, Any]:
-        first = self.first() or {}
         over = {name: self.ratio(HARNESS, name, SPEED) for name in self.rounds if name != HARNESS}
         return {
-            **{name: first.get(name) for name in ("device", "precision", "threads")},
             **super().record(),
             "harness_ratio": {name: asdict(ratio) for name, ratio in over.items() if ratio},
             "floor": {**self.floor, "harness_flops_utilisation": self._utilisation()} if self.floor else None,
