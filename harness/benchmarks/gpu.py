@@ -178,7 +178,7 @@ def _command(part: str, dry: bool, images: Path | None, file: Path) -> list[str]
     def recipe(name: str, aim: float) -> list[str] | str:
         if images is None and not dry:
             return "needs DATA, the images"
-        size = ["epochs=2", "model=small_cnn", *small] if dry else []
+        size = ["epochs=2", "model=small_cnn", "data.cutout=2", *small] if dry else []
         aimed = ["--aim", str(0.01 if dry else aim)]
         return bench("accuracy", f"experiment={name}", *common, *data, *size, *aimed, *decoded, *resumed)
 
@@ -187,7 +187,8 @@ def _command(part: str, dry: bool, images: Path | None, file: Path) -> list[str]
             return bench("rates", *common, "--rounds", "1" if dry else "3", "--output", str(file))
         case "probe":
             sizes = ["--counts", "1,2", "--batches", "8", "--steps", "2", "data.image_size=8"] if dry else []
-            return bench("probe", *common[1:], *sizes, *resumed)
+            # Fifteen processes with a thread for each core would be in each other's way.
+            return bench("probe", *common[1:], *([] if dry else ["threads=1"]), *sizes, *resumed)
         case "resnet18" | "small_cnn":
             return peers(part, seconds=120)
         # What is aimed at are round numbers below those published for the original images.

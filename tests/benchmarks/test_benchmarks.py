@@ -143,7 +143,14 @@ def test_a_comparison_leaves_a_complete_record(
         return result
 
     monkeypatch.setattr(train, "measured", here)
-    overrides = ["data=digits", "data.train_size=70", "batch_size=32", "model.channels=[4]", "device=cpu", "threads=1"]
+    overrides = [
+        "data=digits",
+        "data.train_size=70",
+        "batch_size=32",
+        "model.channels=[4,8]",
+        "device=cpu",
+        "threads=1",
+    ]
     output = tmp_path / "result.json"
     train.main(
         [*overrides, "--alike", "--rounds", "1", "--only", "this harness,DataLoader loop (0", "--output", str(output)]
@@ -314,12 +321,18 @@ def test_gpu_bench_tells_parts_that_failed_from_those_stopped_or_without_tests(t
     assert (tmp_path / "log.txt").read_text() == 3 * "said\n"
 
 
-def test_gpu_bench_has_a_command_for_each_part_that_fits_its_time(tmp_path: Path) -> None:
+def test_gpu_bench_has_a_sound_command_for_each_part_that_fits_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", "cifar10.tar.xz")
     told = (ROOT / "scripts" / "gpu_bench.sh").read_text()
     for part, seconds in gpu.LIMITS.items():
         assert seconds + gpu.SET_UP < 500
         assert f"{part} {seconds}" in " ".join(told.split("# ")).replace("\n", "").replace("  ", "")
-        assert isinstance(gpu._command(part, False, tmp_path / "images.pt", tmp_path / "x.json"), list)
+        for dry in (False, True):
+            command = gpu._command(part, dry, None if dry else tmp_path / "images.pt", tmp_path / "x.json")
+            assert isinstance(command, list)
+            compose_config([word for word in command if "=" in word and "/" not in word])
     assert gpu._command("accuracy_long", False, None, tmp_path / "x.json") == "needs DATA, the images"
 
 
