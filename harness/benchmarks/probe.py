@@ -66,9 +66,16 @@ def main(arguments: Sequence[str]) -> None:
     if options.measure:
         print(json.dumps(_measured(options, *options.measure)))
         return
+    for network in _NETWORKS:
+        _config(options, network)
     missing = shutil.which(_MPS_CONTROL) is None
     ways = [ONE, MANY, *([] if missing else [MPS])]
     _Probe(options, ways).run([f"skipped: {MPS}: there is no {_MPS_CONTROL}"] if missing else [])
+
+
+def _config(options: Namespace, network: str) -> Config:
+    """Of the data only the images' shape matters."""
+    return compose_config(["data=synthetic", *options.overrides, f"model={network}"])[0]
 
 
 def _counts(text: str) -> list[int]:
@@ -245,7 +252,7 @@ def _lane(config: Config, seed: int, batch_size: int, stream: torch.cuda.Stream 
 def _measured(options: Namespace, network: str, way: str) -> Row:
     """One network in one way, at every batch size and for every number of runs."""
     began = time.monotonic()
-    config, _ = compose_config(["data=synthetic", "device=auto", *options.overrides, f"model={network}"])
+    config = _config(options, network)
     spare_the_collector()
     ways = {ONE: _in_one_process, MANY: _in_processes, MPS: _in_processes_with_mps}
     row = ways[way](config, options)

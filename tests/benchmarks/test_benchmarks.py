@@ -332,7 +332,8 @@ def test_gpu_bench_has_a_sound_command_for_each_part_that_fits_its_time(
         for dry in (False, True):
             command = gpu._command(part, dry, None if dry else tmp_path / "images.pt", tmp_path / "x.json")
             assert isinstance(command, list)
-            compose_config([word for word in command if "=" in word and "/" not in word])
+            overrides = [word for word in command if "=" in word and "/" not in word]
+            compose_config(overrides if part != "probe" else ["data=synthetic", *overrides])
     assert gpu._command("accuracy_long", False, None, tmp_path / "x.json") == "needs DATA, the images"
 
 
