@@ -104,7 +104,7 @@ def _take(part: str, options: Namespace, log: TextIO) -> None:
         status = f"NOT BEGUN: may take {LIMITS[part]} s, and {max(0, left):.0f} s are left"
     else:
         told["command"] = shlex.join(["python", *command[1:]]).replace(f"{ROOT}/", "")
-        earlier = {name: value for name, value in read_object(file).items() if name != "status"}
+        earlier = {name: value for name, value in read_object(file).items() if name not in ("status", "table")}
         write_json(file, {**machine(), **earlier, **told})
         began = time.time()
         status, said = _result(command, LIMITS[part], log)
@@ -191,7 +191,7 @@ def _command(part: str, dry: bool, images: Path | None, file: Path) -> list[str]
             return bench("probe", *common[1:], *([] if dry else ["threads=1"]), *sizes, *resumed)
         case "resnet18" | "small_cnn":
             return peers(part, seconds=120)
-        # What is aimed at are round numbers below those published for the original images.
+        # Round numbers for the original images of CIFAR-10; whether other images allow them is not known.
         case "accuracy_short":
             return recipe("cifar10_short", 0.94)
         case "accuracy_long":

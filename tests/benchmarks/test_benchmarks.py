@@ -341,7 +341,7 @@ def test_gpu_bench_takes_no_finished_part_again_and_keeps_what_a_stopped_one_had
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # What each part leaves in its file, and its exit status.
-    left: dict[str, tuple[dict[str, Any], int]] = {
+    left: dict[str, tuple[dict[str, Any] | None, int]] = {
         "rates": ({"rate": 1}, 0),
         "accuracy_short": ({"missed": ["missed: 93.00% of 94.00%"], "table": ["a table"]}, 2),
         "probe": ({"rounds": {"one": [{"a": 1}]}, "table": ["half a table"]}, 124),
@@ -350,7 +350,7 @@ def test_gpu_bench_takes_no_finished_part_again_and_keeps_what_a_stopped_one_had
     def command(part: str, _dry: bool, _images: Path | None, file: Path) -> list[str]:
         content, status = left[part]
         write = f"import json, sys; open({str(file)!r}, 'w').write(json.dumps({content!r})); sys.exit({status})"
-        return [sys.executable, "-c", write]
+        return [sys.executable, "-c", write if content is not None else f"raise SystemExit({status})"]
 
     monkeypatch.setattr(gpu, "_command", command)
     call = ["--results", str(tmp_path), *left]
@@ -363,7 +363,7 @@ def test_gpu_bench_takes_no_finished_part_again_and_keeps_what_a_stopped_one_had
     summary = (tmp_path / "summary.md").read_text()
     assert "half a table" in summary
     assert "93.00% of 94.00%" in summary
-    left["probe"] = ({"rounds": {}}, 0)
+    left["probe"] = (None, 0)
     left["rates"] = left["accuracy_short"] = ({}, 3)  # would fail, were they taken again
     capsys.readouterr()
     with pytest.raises(SystemExit, match="1"):
@@ -372,6 +372,8 @@ def test_gpu_bench_takes_no_finished_part_again_and_keeps_what_a_stopped_one_had
     assert "== probe" in said
     assert "== rates" not in said
     assert "== accuracy_short" not in said
+    assert "half a table" not in (tmp_path / "summary.md").read_text()
+    assert json.loads((tmp_path / "probe.json").read_text())["rounds"] == {"one": [{"a": 1}]}
     gpu.main(["--results", str(tmp_path), "rates", "probe"])
     left["tests"] = ({}, 0)
     with pytest.raises(SystemExit, match="1"):
