@@ -6,6 +6,8 @@ growth    speed over batch size, image size and network size
 startup   from the command to the first step and the first TensorBoard point; imports, evaluation, memory
 stages    what sharing epochs saves in a sweep
 rates     the machine's matrix and copy rates
+accuracy  wall seconds from the start of the process to an accuracy, and whether it was reached
+probe     many runs on one GPU: at once in one process, in several, or one after the other
 gpu       all that needs a GPU, one after the other; start it by scripts/gpu_bench.sh
 """
 
@@ -17,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness.errors import UserError, run_script
 
-COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "gpu")
+COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "accuracy", "probe", "gpu")
 
 
 def main() -> None:

@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
-# All measurements that need a GPU, in under nine minutes, without network: bash scripts/gpu_bench.sh [OPTIONS] [RESULTS]
+# All measurements that need a GPU, in parts, without network: bash scripts/gpu_bench.sh [OPTIONS] [PART...]
 #
-#   --dry                   the same steps with tiny sizes on the CPU
-#   --steps a,b             only these steps, of: environment rates resnet18 small_cnn small_cnn_graphs tests
-#                           cifar10_94 cifar10_96 features
+#   PART                    with the seconds that each may take on a GPU: rates 60, probe 400, resnet18 360,
+#                           accuracy_short 150, accuracy_long 360, small_cnn 300, features 240, tests 400; without one,
+#                           all of them. report takes none and brings summary.md up to date
+#   --dry                   tiny sizes on the CPU
+#   --results FOLDER        for PART.json, PART.png, summary.md and log.txt (default: gpu_bench)
 #   --fetch-wheels FOLDER   where there is a network: put what the other machine may lack into FOLDER, and end
-#   RESULTS                 folder for at most eight files (default: $OUT, else gpu_bench)
+#
+# A part that is finished is not taken again; one that was stopped goes on with what its file holds. A part is begun if
+# the seconds that it may take are left. Each fits into SECONDS_IN_ALL with the set-up.
 #
 # From the environment: PYTHON (default .venv/bin/python where there is one, else python3), WHEELS (a folder made by
-# --fetch-wheels, installed into a temporary folder only), DATA (CIFAR-10 as a folder, or a tar.xz of one, with
-# train/<class>/ and test/<class>/; without it made-up images of the same size and number, and no cifar10_* steps),
-# SECONDS_IN_ALL (default 530; a step that does not end in time is stopped, and the others go on).
-# Exit status: 0 when every step that ran succeeded, 1 when one failed or ran out of time, 2 for a wrong call.
+# --fetch-wheels, installed into a temporary folder only), DATA (32x32 images as a folder, or a tar.xz of one, with
+# train/<class>/ and test/<class>/, decoded once into gpu_bench; without it made-up images of the same size and number,
+# and no accuracy_* parts), SECONDS_IN_ALL (default 530).
+# Exit status: 0 when every part asked for is ok, or skipped for a reason that is told; 1 when one failed, missed the
+# accuracy aimed at, was stopped or not begun; 2 for a wrong call.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from harness.benchmarks.study import Row
 from harness.benchmarks.work import Batches, Counted, PlainImages, Work
 from harness.machine import usable_cores
+from harness.training.learner import Learner
 from harness.training.schedule import build_scheduler
+from harness.training.steps import GraphedStep
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -36,12 +38,18 @@ def why_missing(package: str | None) -> str | None:
 def _harness(work: Work) -> Row:
     """The training loop of train.py."""
     learner = work.learner()
-    return work.timed(work.loader().train, lambda epoch, batches: learner.epoch(epoch, batches).loss)
+    train = work.loader().train
+    return work.timed(train, lambda epoch, batches: learner.epoch(epoch, batches).loss, _treatment(work, learner))
+
+
+def _treatment(work: Work, learner: Learner) -> dict[str, bool]:
+    return work.treatment(learner.step.network, learner.optimizer, isinstance(learner.step, GraphedStep))
 
 
 def _bare_step(work: Work) -> Row:
     """The harness's step on one batch that lies on the device: the limit for loader and loop."""
-    step = work.learner().step
+    learner = work.learner()
+    step = learner.step
     images, labels = next(iter(work.loader().train(0)))
 
     def train(_epoch: int, batches: Counted) -> float:
@@ -50,24 +58,24 @@ def _bare_step(work: Work) -> Row:
             loss, _ = step(images, labels)
         return loss.item()
 
-    return work.timed(lambda _: [(images, labels)] * work.steps, train)
+    return work.timed(lambda _: [(images, labels)] * work.steps, train, _treatment(work, learner))
 
 
 def _plain_loop(work: Work, workers: int) -> Row:
     """The loop of the source: torchvision's transforms for each image, a DataLoader, the optimizer's defaults."""
-    model = work.model(torch.contiguous_format)
-    optimizer = work.optimizer(model, fused=False)
+    layout, model = work.layout(torch.contiguous_format), work.model(torch.contiguous_format)
+    optimizer, network = work.optimizer(model, fused=False), work.compiled(model)
     scheduler = build_scheduler(work.config.scheduler, optimizer)
     scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), _data_loader(work, workers)
 
     def train(_epoch: int, batches: Counted) -> float:
         total = 0.0
-        model.train()
+        network.train()
         for batch, targets in batches:
-            images, labels = batch.to(work.device), targets.to(work.device)
+            images, labels = batch.to(work.device, memory_format=layout), targets.to(work.device)
             optimizer.zero_grad()
             with autocast:
-                loss = F.cross_entropy(model(images), labels)
+                loss = F.cross_entropy(network(images), labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -75,7 +83,7 @@ def _plain_loop(work: Work, workers: int) -> Row:
         scheduler.step()
         return total / batches.images
 
-    return work.timed(lambda _: loader, train)
+    return work.timed(lambda _: loader, train, work.treatment(network, optimizer))
 
 
 def _data_loader(work: Work, workers: int) -> Batches:

@@ -1,64 +1,89 @@
-"""All measurements that need a GPU, one after the other within a given time; scripts/gpu_bench.sh starts it."""
+"""All measurements that need a GPU, as parts that can be taken one by one; scripts/gpu_bench.sh starts it.
+
+A part is one command that leaves RESULTS/<part>.json as it goes, and a chart where there is something to draw. A part
+that is finished is not taken again; one that was stopped goes on with what it had. summary.md holds all tables.
+"""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import hashlib
+import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from harness.app.arguments import quoted
+from harness.app.compose import compose_config
 from harness.benchmarks import BENCHMARK, ROOT
+from harness.benchmarks.contestants import CONTESTANTS
+from harness.benchmarks.study import machine
+from harness.benchmarks.work import decode
 from harness.errors import UserError
-from harness.files import write_json
+from harness.files import read_object, write_json, write_text
 
-# Seconds that a step may take, by what it was measured or reckoned to need on one GPU.
+# Seconds that a part may take, without installing wheels and decoding images, which take up to SET_UP; reckoned for one
+# H200, not measured. A part that takes longer is stopped and can be taken up again.
+SET_UP = 60
 LIMITS = {
-    "environment": 40, "rates": 40, "resnet18": 180, "small_cnn": 80, "small_cnn_graphs": 100, "tests": 90,
-    "cifar10_94": 90, "cifar10_96": 150, "features": 150,
+    "rates": 60, "probe": 400, "resnet18": 360, "accuracy_short": 150, "accuracy_long": 360, "small_cnn": 300,
+    "features": 240, "tests": 400,
 }  # fmt: skip
+REPORT = "report"
+OK, MISSED, SKIPPED = "ok", "missed", "skipped"  # how a status begins
+_LINES = 25  # of what a command without a table said, kept in its file
+_WITH_IMAGES = ("resnet18", "small_cnn", "accuracy_short", "accuracy_long")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take the steps and exit with 1 when one failed, or, as its own process is started, tell of the machine."""
+    """Take the parts that are not finished, and exit with 1 where one of those asked for is not ok."""
     options = _options(arguments)
-    if options.machine:
-        _tell_of_the_machine(options)
-        return
-    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
-        results = _take_steps(options, Path(folder))
-    if any(result.startswith("FAILED") for result in results):
+    with options.file("log.txt").open("a", encoding="utf-8") as log:
+        for part in options.parts:
+            if not _status(options, part).startswith((OK, MISSED)):
+                _take(part, options, log)
+                _summarise(options)
+    print(f"\n{_summarise(options)}\nwritten: {options.results}")
+    if not all(_status(options, part).startswith((OK, SKIPPED)) for part in options.parts):
         sys.exit(1)
 
 
+def _status(options: Namespace, part: str) -> str:
+    """What became of the part, by its file."""
+    found = read_object(options.file(f"{part}.json"))
+    return str(found.get("status", "stopped in the middle" if found else "not begun"))
+
+
 def _options(arguments: Sequence[str]) -> Namespace:
-    made = argparse.ArgumentParser(prog="benchmark.py gpu", description=__doc__, allow_abbrev=False)
-    made.add_argument("results", nargs="?", type=Path, default=os.environ.get("OUT") or "gpu_bench")
+    made = argparse.ArgumentParser(prog="gpu_bench.sh", description=__doc__, allow_abbrev=False)
+    made.add_argument("parts", nargs="*", metavar="PART", help=f"of {' '.join(LIMITS)}, or {REPORT} (default: all)")
+    made.add_argument("--results", type=Path, default=ROOT / "gpu_bench")
     made.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
-    made.add_argument("--steps", default=",".join(LIMITS), help="with commas between (default: all)")
     made.add_argument("--began", type=float, default=time.time(), help="when the time began, in seconds since 1970")
-    made.add_argument("--machine", type=Path, help="write environment.txt and this JSON file alone")
-    options, unknown = made.parse_known_args(list(arguments))
+    options, unknown = made.parse_known_intermixed_args(list(arguments))
     if unknown:
-        known = "--dry, --steps NAMES, --fetch-wheels FOLDER or a folder for the results"
-        raise UserError(f"{unknown[0]}: must be {known}")
-    options.steps = options.steps.split(",")
-    if wrong := [step for step in options.steps if step not in LIMITS]:
-        raise UserError(f"--steps {wrong[0]}: must be of {' '.join(LIMITS)}")
+        raise UserError(f"{unknown[0]}: must be --dry, --results FOLDER, --fetch-wheels FOLDER or a PART")
+    if wrong := [part for part in options.parts if part not in (*LIMITS, REPORT)]:
+        raise UserError(f"{wrong[0]}: must be of {' '.join(LIMITS)} {REPORT}")
+    options.parts = [part for part in options.parts or LIMITS if part != REPORT]
     seconds = os.environ.get("SECONDS_IN_ALL") or "530"
     if not seconds.isdecimal():
         raise UserError(f"SECONDS_IN_ALL={seconds}: must be a whole number of seconds")
     options.end = options.began + int(seconds)
+    if (data := os.environ.get("DATA")) and not Path(data).exists():
+        raise UserError(f"DATA={data}: no such folder or file")
     options.results = options.results.resolve()
+    # So that what was measured on the CPU to try it out is never taken for a result.
+    options.file = lambda name: options.results / f"{'dry_' if options.dry else ''}{name}"
     try:
         options.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,134 +91,159 @@ def _options(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _tell_of_the_machine(options: Namespace) -> None:
-    """In a process of its own, since asking for the GPU takes some of its memory."""
-    import torch
-
-    from harness.benchmarks.study import machine
-
-    found = machine()
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_properties(0)
-        found |= {"device": device.name, "device_bytes": device.total_memory}
-    write_json(options.machine, found)
-    program = shutil.which("nvidia-smi")
-    told = subprocess.run([program], capture_output=True, text=True, check=False).stdout if program else "no nvidia-smi"
-    text = f"{datetime.datetime.now(datetime.UTC):%c} UTC\n{told.rstrip()}\n"
-    (options.results / "environment.txt").write_text(text)
-    print(text + json.dumps(found, indent=2))
-
-
-def _take_steps(options: Namespace, work: Path) -> list[str]:
-    """The result of each step. Files are brought up to date after each, so that a run that is cut off leaves them."""
-    commands, told = _commands(options.dry, _cifar(work), options.results, work), []
-    summary = f"{'step':<18} {'seconds':<12} result\n"
-    with (options.results / "log.txt").open("w", encoding="utf-8") as log:
-        for step in options.steps:
-            _print(f"\n== {step}\n", log)
-            began = time.time()
-            left = options.end - began
-            told.append(_result(step, commands[step], left if options.dry else min(left, LIMITS[step]), log))
-            summary += f"{step:<18} {time.time() - began:<12.0f} {told[-1]}\n"
-            (options.results / "summary.txt").write_text(summary)
-            files = {path.parent.name: path for path in work.glob("*/summary.json")}
-            files |= {path.stem: path for path in work.glob("*.json")}
-            found = {name: json.loads(files[name].read_text()) for name in sorted(files)}
-            write_json(options.results / "results.json", found)
-            for chart in work.glob("*.png"):
-                shutil.copy(chart, options.results)
-    count = sum(path.is_file() for path in options.results.rglob("*"))
-    print(f"\n{summary}written: {options.results} ({count} files)")
-    return told
+def _take(part: str, options: Namespace, log: TextIO) -> None:
+    """Run the part's command, and leave in the part's file how that went beside what the command left there."""
+    _print(f"\n== {part}\n", log)
+    file = options.file(f"{part}.json")
+    command = _command(part, options.dry, _images(log) if part in _WITH_IMAGES else None, file)
+    left = options.end - time.time()
+    told: dict[str, Any] = {"part": part, "gpu": _gpu()}
+    if isinstance(command, str):
+        status = f"{SKIPPED}: {command}"
+    elif left < LIMITS[part]:
+        status = f"NOT BEGUN: may take {LIMITS[part]} s, and {max(0, left):.0f} s are left"
+    else:
+        told["command"] = shlex.join(["python", *command[1:]]).replace(f"{ROOT}/", "")
+        earlier = {name: value for name, value in read_object(file).items() if name not in ("status", "table")}
+        write_json(file, {**machine(), **earlier, **told})
+        began = time.time()
+        status, said = _result(command, LIMITS[part], log)
+        left_there = read_object(file)
+        if status != OK and left_there.get("missed"):
+            status = "; ".join(left_there["missed"])
+        told |= {"seconds": round(time.time() - began, 1), "table": left_there.get("table") or said}
+    write_json(file, {**machine(), **read_object(file), **told, "status": status})
+    _print(f"{part}: {status}\n", log)
 
 
-def _cifar(work: Path) -> Path | None:
-    """The folder of images that DATA names or holds packed, if it is set."""
+def _images(log: TextIO) -> Path | None:
+    """All images of DATA, decoded once for all parts and calls; None where DATA is not set."""
     given = os.environ.get("DATA")
     if not given:
         return None
-    root = Path(given)
-    if root.is_file():
-        root = work / "data"
-        root.mkdir()
-        if subprocess.run(["tar", "-xJf", given, "-C", root], check=False).returncode != 0:
-            raise UserError(f"DATA={given}: cannot be unpacked; must be a tar.xz")
-    if not root.is_dir():
-        raise UserError(f"DATA={given}: no such folder or file")
-    for pattern in ("train", "*/train", "*/*/train"):
-        for folder in root.glob(pattern):
-            return folder.resolve().parent
-    raise UserError(f"DATA={given}: must be a folder, or a tar.xz of one, with train/<class>/ and test/<class>/")
+    root = Path(given).absolute()
+    looked_at = [root, *sorted(path for path in root.glob("*/*/") if path.is_dir())]
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in looked_at]
+    file = ROOT / "gpu_bench" / f"images-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]}.pt"
+    if not file.exists():
+        began = time.time()
+        file.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="images-") as unpacked:
+            if root.is_file():
+                packed, root = root, Path(unpacked) / root.name
+                root.mkdir()
+                if subprocess.run(["tar", "-xJf", packed, "-C", root], check=False).returncode != 0:
+                    raise UserError(f"DATA={given}: cannot be unpacked; must be a tar.xz")
+            config, _ = compose_config(["data=image_folder", f"data.root={quoted(root)}", "data.image_size=32"])
+            decode(config.data, file)
+        _print(f"decoded {given} in {time.time() - began:.0f} s\n", log)
+    return file
 
 
-def _commands(dry: bool, cifar: Path | None, results: Path, work: Path) -> dict[str, list[str] | str]:
-    """Each step's command line, which leaves its results in `work`, or why it is skipped."""
-    eager, fast = ("compile=false", "cuda_graphs=false"), ("compile=true", "cuda_graphs=true")
+def _gpu() -> str | None:
+    """Its name and driver; None without one. torch is not asked, since its answer takes some of the GPU's memory."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return None
+    asked = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+def _command(part: str, dry: bool, images: Path | None, file: Path) -> list[str] | str:
+    """The part's command line, which leaves its results in `file`, or why it is skipped."""
     # Kernels as fast as can be had, for every contestant.
-    common: tuple[str, ...] = ("deterministic=false", "device=cuda", "precision=bf16")
-    big: tuple[str, ...] = ("model=resnet18", "batch_size=512")
-    small: tuple[str, ...] = ("model=small_cnn", "batch_size=512")
-    files = ("data=image_folder", f"data.root={quoted(cifar)}") if cifar else ()
-    images: tuple[str, ...] = (*(files or ("data=synthetic", "data.images=50000")), "data.image_size=32")
-    rounds, few, epochs, features = "2", 20000, 12, "determinism,TensorBoard,a checkpoint,stage,progress"
-    if dry:
-        common, fast = ("deterministic=false", "device=cpu"), eager
-        big, small = ("model=resnet18", "batch_size=8"), ("model=small_cnn", "model.channels=[8,16]", "batch_size=32")
-        images = (*(files or ("data=synthetic", "data.images=72")), "data.image_size=8", "data.train_size=64")
-        rounds, few, epochs, features = "1", 100, 3, "determinism"
-    work_of_all = (*common, *images)
-    some = ("--rounds", "1", "--epochs-timed", "3", "--only", "this harness,bare,DataLoader loop")
+    common = ["deterministic=false", *(["device=cpu", "threads=1"] if dry else ["device=cuda", "precision=bf16"])]
+    # By name alone: they are read from --images.
+    root = Path(os.environ.get("DATA", "")).name
+    data = ["data=image_folder", f"data.root={quoted(Path(root))}"] if images else ["data=synthetic"]
+    data += [] if images else [f"data.images={100 if dry else 50000}"]
+    # Decoded images have the size that they have.
+    data += ["data.image_size=8"] if dry and not images else ["data.image_size=32"]
+    small = ["data.train_size=64", "batch_size=32"] if dry else ["batch_size=512"]
+    decoded = ["--images", str(images)] if images else []
+    resumed = ["--resume", "--output", str(file)]
 
-    def bench(step: str, command: str, *arguments: str) -> list[str]:
-        return [sys.executable, str(BENCHMARK), command, *arguments, "--output", str(work / f"{step}.json")]
+    def bench(command: str, *arguments: str) -> list[str]:
+        return [sys.executable, str(BENCHMARK), command, *arguments]
 
-    def recipe(step: str) -> list[str] | str:
-        if not (ROOT / f"conf/experiment/{step}.yaml").exists():
-            return f"skipped: there is no conf/experiment/{step}.yaml"
-        if dry or not files:
-            return "skipped: needs DATA and a GPU"
-        ways = (f"hydra.run.dir={work / step}", f"stages.dir={work / 'stages'}")
-        return [sys.executable, "train.py", f"experiment={step}", *files, "data.image_size=32", *ways]
+    def peers(model: str, seconds: int) -> list[str]:
+        """All but those whose loaders have no workers, in the same treatment."""
+        names = list(CONTESTANTS)[:1] if dry else [name for name in CONTESTANTS if "(0 workers)" not in name]
+        treatment = ["--alike", "--only", ",".join(names), "--epochs-timed", "1" if dry else "3"]
+        rounds = ["--rounds", "1" if dry else "2", "--seconds", str(seconds)]
+        compiled = f"compile={str(not dry).lower()}"
+        return bench(
+            "train", *common, *data, *small, f"model={model}", compiled, *treatment, *rounds, *decoded, *resumed
+        )
 
-    return {
-        "environment": [sys.executable, str(BENCHMARK), "gpu", str(results), "--machine", f"{work}/environment.json"],
-        "rates": bench("rates", "rates", *common, "--rounds", rounds),
-        "resnet18": bench("resnet18", "train", *work_of_all, *big, *fast, "--rounds", rounds, "--seconds", "90"),
-        "small_cnn": bench("small_cnn", "train", *work_of_all, *small, *eager, *some),
-        "small_cnn_graphs": bench("small_cnn_graphs", "train", *work_of_all, *small, *fast, *some),
-        "tests": [sys.executable, "-m", "pytest", "-k", "cuda", "-p", "no:cacheprovider"],
-        "cifar10_94": recipe("cifar10_94"),
-        "cifar10_96": recipe("cifar10_96"),
-        # Each run reads its data anew, so these are few and made up.
-        "features": bench("features", "features", "data=synthetic", "data.image_size=32", f"data.images={few}", *small,
-                          f"epochs={epochs}", common[1], "--rounds", "1", "--only", features),
-    }  # fmt: skip
+    def recipe(name: str, aim: float) -> list[str] | str:
+        if images is None and not dry:
+            return "needs DATA, the images"
+        size = ["epochs=2", "model=small_cnn", "data.cutout=2", *small] if dry else []
+        aimed = ["--aim", str(0.01 if dry else aim)]
+        return bench("accuracy", f"experiment={name}", *common, *data, *size, *aimed, *decoded, *resumed)
+
+    match part:
+        case "rates":
+            return bench("rates", *common, "--rounds", "1" if dry else "3", "--output", str(file))
+        case "probe":
+            sizes = ["--counts", "1,2", "--batches", "8", "--steps", "2", "data.image_size=8"] if dry else []
+            # Fifteen processes with a thread for each core would be in each other's way.
+            return bench("probe", *common[1:], *([] if dry else ["threads=1"]), *sizes, *resumed)
+        case "resnet18" | "small_cnn":
+            return peers(part, seconds=120)
+        # Round numbers for the original images of CIFAR-10; whether other images allow them is not known.
+        case "accuracy_short":
+            return recipe("cifar10_short", 0.94)
+        case "accuracy_long":
+            return recipe("cifar10_long", 0.96)
+        case "features":
+            size = ["data.images=100", "data.image_size=8", "epochs=3"] if dry else ["data.images=20000", "epochs=12"]
+            costs = "determinism" if dry else "determinism,TensorBoard,a checkpoint,stage,progress,compile,cuda_graphs"
+            settings = ["data=synthetic", *common[1:], *size, "batch_size=32" if dry else "batch_size=512"]
+            return bench("features", *settings, "--rounds", "1", "--only", costs, *resumed)
+    parallel = ["-n", "4"] if importlib.util.find_spec("xdist") and not dry else []
+    return [sys.executable, "-m", "pytest", "-v", "-k", "cuda", "-p", "no:cacheprovider", *parallel]
 
 
-def _result(step: str, command: Sequence[str] | str, seconds: float, log: TextIO) -> str:
-    """What became of the step. Whatever it started is stopped with it when its time is over."""
-    if isinstance(command, str):
-        return command
-    if seconds < 5:
-        return "FAILED: out of time"
+def _result(command: Sequence[str], seconds: float, log: TextIO) -> tuple[str, list[str]]:
+    """What became of a command, and the last lines of what it said. Whatever it started is stopped with it when its
+    time is over."""
     line = ["timeout", "--kill-after=5", f"{seconds:.0f}", *command]
     # So that what it said is there when it is stopped.
     unbuffered, pipe = os.environ | {"PYTHONUNBUFFERED": "1"}, subprocess.PIPE
+    last: deque[str] = deque(maxlen=_LINES)
     with subprocess.Popen(line, cwd=ROOT, env=unbuffered, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
         try:
             for said in process.stdout or ():
                 _print(said, log)
+                last.append(said.rstrip())
         except KeyboardInterrupt:
             process.terminate()
             raise
     match process.returncode:
         case 0:
-            return "ok"
-        case 5 if step == "tests":
-            return "skipped: no test has cuda in its name"
+            status = OK
+        case 5 if "pytest" in command:
+            status = f"{SKIPPED}: no test has cuda in its name"
         case 124 | 137 | -9:
-            return "FAILED: out of time"
-    return f"FAILED: exit status {process.returncode}"
+            status = f"STOPPED: {seconds:.0f} s were not enough; the same command goes on"
+        case number:
+            status = f"FAILED: exit status {number}"
+    return status, list(last)
+
+
+def _summarise(options: Namespace) -> str:
+    """What became of each part, as text; with all their tables it is also left in summary.md."""
+    found = {part: read_object(options.file(f"{part}.json")) for part in LIMITS}
+    lines = [f"{'part':<15} {'seconds':<8} result"]
+    lines += [f"{part:<15} {found[part].get('seconds', ''):<8} {_status(options, part)}" for part in LIMITS]
+    text = "# GPU measurements\n\n```\n" + "\n".join(lines) + "\n```\n"
+    for part, told in found.items():
+        if table := told.get("table"):
+            where = f"{told.get('gpu') or told.get('device')}, torch {told['versions']['torch']}, {told['date']}"
+            text += f"\n## {part}\n\n{where}\n\n    {told['command']}\n\n```\n" + "\n".join(table) + "\n```\n"
+    write_text(options.file("summary.md"), text)
+    return "\n".join(lines)
 
 
 def _print(text: str, log: TextIO) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from harness.benchmarks.study import Row
@@ -32,7 +32,7 @@ def measure(work: Work, loader: Loader | Batches) -> Row:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     own = isinstance(loader, Loader)
-    module = _Module(work, work.model(torch.channels_last if own else torch.contiguous_format), fused=own)
+    module = _Module(work, torch.channels_last if own else torch.contiguous_format, fused=own)
     on_cuda = work.device.type == "cuda"
     trainer = lightning.Trainer(
         accelerator="gpu" if on_cuda else "cpu", devices=[work.device.index] if on_cuda else 1,
@@ -40,15 +40,18 @@ def measure(work: Work, loader: Loader | Batches) -> Row:
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, _Epochs(loader, work.steps) if isinstance(loader, Loader) else loader)
-    return work.result(module.seconds, module.loss, module.images, module.steps)
+    treatment = work.treatment(module.network, trainer.optimizers[0])
+    return work.result(module.seconds, module.loss, module.images, module.steps, treatment)
 
 
 class _Module(lightning.LightningModule):  # type: ignore[misc]
     """Also times the epochs after the first, which is the warm-up, from the start of one to the end of the last."""
 
-    def __init__(self, work: Work, network: nn.Module, fused: bool) -> None:
+    def __init__(self, work: Work, own: torch.memory_format, fused: bool) -> None:
         super().__init__()
-        self.work, self.network, self.fused = work, network, fused
+        self.work, self.layout = work, work.layout(own)
+        model = work.model(own)
+        self.optimizer, self.network = work.optimizer(model, fused), work.compiled(model)
         self.images = self.steps = 0
 
     def on_train_epoch_start(self) -> None:
@@ -62,7 +65,7 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self.network(images), labels)
+        loss = F.cross_entropy(self.network(images.contiguous(memory_format=self.layout)), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         self.images, self.steps = self.images + len(labels), self.steps + 1
         return loss
@@ -73,8 +76,8 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
             self.seconds = self.work.now() - self.began
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.work.optimizer(self.network, self.fused)
-        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(self.work.config.scheduler, optimizer)}
+        scheduler = build_scheduler(self.work.config.scheduler, self.optimizer)
+        return {"optimizer": self.optimizer, "lr_scheduler": scheduler}
 
 
 class _Epochs:

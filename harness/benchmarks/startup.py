@@ -30,7 +30,7 @@ from harness.data.dataset import load_dataset
 from harness.training.devices import set_up
 
 TORCH, OWN, PEER = "import torch", "train.py", "Lightning, minimal script"
-_PROBE, _PEER_SCRIPT = (str(Path(__file__).with_name(name)) for name in ("probe.py", "lightning_digits.py"))
+_FIRST_STEP, _PEER_SCRIPT = (str(Path(__file__).with_name(name)) for name in ("first_step.py", "lightning_digits.py"))
 _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 # Tags of a scalar that comes with the first epoch; they are plain text in an event file.
 _TAGS = {OWN: b"throughput/images_per_second", PEER: b"train_loss"}
@@ -89,7 +89,7 @@ def _started(name: str, overrides: Sequence[str], folder: Path) -> Row:
     """Start one process, wait for its end, and watch for its first point meanwhile. Times in seconds after its start,
     bytes at the peak; None for what it does not do."""
     script = [_PEER_SCRIPT] if name == PEER else _one_epoch(overrides, folder)
-    probed = [sys.executable, _PROBE, str(folder / "notes.json"), *script]
+    probed = [sys.executable, _FIRST_STEP, str(folder / "notes.json"), *script]
     command = [sys.executable, "-c", "import torch"] if name == TORCH else probed
     row: Row = dict.fromkeys(("first_step", "first_point", "host_bytes", "device_bytes"))
     row |= {"imported_by_first_step": [], "imported_by_the_end": []}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from rich.table import Table
 
 from harness.benchmarks import BENCHMARK
 from harness.errors import UserError
-from harness.files import write_json
+from harness.files import read_object, write_json
 from harness.machine import cpu_name, usable_cores, versions
 from harness.views.style import COLOURS, MARK, margins, save
 
@@ -84,13 +86,20 @@ class Study(ABC):
     """Measurements by name, with options from `parser`. Each of the groups of names takes turns within itself.
 
     `rounds[name]` has an entry a round, None where the measurement failed; `failed[name]` tells why, and who failed
-    once is left out from then on. `known` is what JSON holds from the beginning.
+    once is left out from then on. `known` is what JSON holds from the beginning. With `--resume` the finished rounds of
+    an earlier process that measured the same on the same machine are taken over.
     """
 
     def __init__(self, options: Namespace, groups: Sequence[Sequence[str]], known: Mapping[str, Any]) -> None:
         self.options, self.groups, self.known = options, groups, known
         self.rounds: dict[str, list[Row | None]] = {name: [] for group in groups for name in group}
         self.failed: dict[str, str] = {}
+        self._given = {**machine(), "command": shlex.join(["python", *sys.argv]), "overrides": [*options.overrides]}
+        # Through JSON, where tuples are lists.
+        self._given = json.loads(json.dumps({**self._given, **known}))
+        if options.resume and _same(earlier := read_object(options.output), self._given):
+            for name in self.rounds:
+                self.rounds[name] += [row for row in earlier["rounds"].get(name, []) if row]
 
     @abstractmethod
     def measure(self, name: str) -> Row:
@@ -117,31 +126,43 @@ class Study(ABC):
         return []
 
     def run(self, remarks: Iterable[str] = (), seconds: float | None = None) -> None:
-        """Measure in all rounds, of which none begins after so many seconds. JSON is written after each turn, the chart
-        after each round; in the end the table is printed with the remarks below it.
+        """Measure in all rounds, of which none begins after so many seconds. JSON, which holds the table, and the
+        chart are written after each turn; in the end the table is printed with the remarks below it.
 
         Raises:
             UserError: when a file cannot be written, and, after all that, when a figure is missing or means nothing.
         """
         # Tables do not fit into the 80 columns that a file or a pipe is given.
         console = Console() if Console().is_terminal else Console(width=120)
-        began, files = time.monotonic(), [self.options.output]
+        began = time.monotonic()
         for number in range(self.options.rounds):
             if number and seconds is not None and time.monotonic() - began > seconds:
                 break
             for name in (name for group in self.groups for name in turns(group, number)):
-                said = self._turn(name)
-                console.print(f"round {number + 1} of {self.options.rounds}, {name}: {said}", highlight=False)
-                given = {**machine(), "overrides": list(self.options.overrides), **self.known}
-                write_json(self.options.output, {**given, **self.record(), "failed": self.failed})
-            if chart := self.chart():
-                files[1:] = [self.options.output.with_suffix(".png")]
-                save(files[1], chart)
+                if len(self.rounds[name]) <= number:
+                    said = self._turn(name)
+                    console.print(f"round {number + 1} of {self.options.rounds}, {name}: {said}", highlight=False)
+                    self.leave()
+        files = self.leave(finished=True)
         console.print(self.table())
         for line in (*remarks, f"written: {', '.join(map(str, files))}"):
             console.print(line, markup=False, highlight=False)
         if wrong := self.all_wrong():
-            raise UserError("figures that are missing or mean nothing:\n" + "\n".join(wrong))
+            raise UserError("not as it must be:\n" + "\n".join(wrong))
+
+    def leave(self, finished: bool = False) -> list[Path]:
+        """Write what there is so far, and tell the files."""
+        said, chart, files = io.StringIO(), self.chart(), [self.options.output]
+        Console(file=said, width=120).print(self.table())
+        lines = [line.rstrip() for line in said.getvalue().splitlines()]
+        first = self.first() or {}
+        where = {name: first.get(name) for name in ("device", "precision", "threads")}
+        so_far = {**where, **self.record(), "failed": self.failed, "finished": finished, "table": lines}
+        write_json(self.options.output, {**self._given, **so_far})
+        if chart:
+            files.append(self.options.output.with_suffix(".png"))
+            save(files[1], chart)
+        return files
 
     def _turn(self, name: str) -> str:
         row = None
@@ -183,6 +204,12 @@ class Study(ABC):
     def ratio(self, above: str, below: str, quantity: str) -> Spread | None:
         """One's figure over another's, round by round."""
         return ratios(self.values(above, quantity), self.values(below, quantity))
+
+
+def _same(earlier: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether an earlier record is of the same measurements: all but when and how they were asked for."""
+    asked = given.keys() - {"date", "command"}
+    return all(name in earlier and earlier[name] == given[name] for name in asked) and "rounds" in earlier
 
 
 def turns(names: Sequence[str], number: int) -> list[str]:
@@ -231,6 +258,7 @@ def parser(command: str, description: str | None, rounds: int) -> argparse.Argum
     )
     made.add_argument("--rounds", type=count, default=rounds, help=f"turns of everything (default: {rounds})")
     made.add_argument("--output", type=Path, default=Path(f"benchmark_{command}.json"), help="the results as JSON")
+    made.add_argument("--resume", action="store_true", help="go on with what --output holds of the same measurements")
     return made
 
 

@@ -33,18 +33,18 @@ def measure(work: Work) -> Row:
         UserError: for an optimizer other than AdamW and SGD, and for parameter groups.
     """
     model = work.model(torch.channels_last)
-    optimizer = _optimizer(work, model)
+    optimizer, network = _optimizer(work, model), work.compiled(model)
     scheduler = build_scheduler(work.config.scheduler, optimizer)
     scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), _loader(work)
     criterion = nn.CrossEntropyLoss().to(work.device)
 
     def train(_epoch: int, batches: Counted) -> float:
         total = torch.zeros((), device=work.device)
-        model.train()
+        network.train()
         for images, labels in batches:
             ordered = images.contiguous(memory_format=torch.channels_last)
             with autocast:
-                loss = criterion(model(ordered), labels)
+                loss = criterion(network(ordered), labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -55,7 +55,7 @@ def measure(work: Work) -> Row:
         scheduler.step()
         return total.item() / batches.images
 
-    return work.timed(lambda _: loader, train)
+    return work.timed(lambda _: loader, train, work.treatment(network, optimizer))
 
 
 def _loader(work: Work) -> Any:
@@ -76,6 +76,8 @@ def _optimizer(work: Work, model: nn.Module) -> Optimizer:
         raise UserError(f"optimizer={config.target}: must be AdamW or SGD without groups to compare with timm")
     if name == "SGD":
         name = "sgd" if arguments.pop("nesterov", False) else "momentum"
+    if work.alike:
+        arguments["fused"] = True
     # timm would leave norms and biases without weight decay: not the same optimizer.
     made: Optimizer = create_optimizer_v2(model, name.lower(), filter_bias_and_bn=False, **arguments)
     for group in made.param_groups:

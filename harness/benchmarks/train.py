@@ -24,7 +24,7 @@ from harness.app.compose import compose_config
 from harness.benchmarks.contestants import BARE, CONTESTANTS, HARNESS, why_missing
 from harness.benchmarks.rates import measure_floor
 from harness.benchmarks.study import SPEED, MeasurementError, Row, Study, bars, chosen, count, measured, parser, table
-from harness.benchmarks.work import open_work, prepare
+from harness.benchmarks.work import open_work, prepare, take_images_from
 from harness.config import Config
 from harness.errors import UserError
 
@@ -39,25 +39,29 @@ def main(arguments: Sequence[str]) -> None:
     made.add_argument("--epochs-timed", type=count, default=1, help="epochs in each timed part (default: 1)")
     made.add_argument("--seconds", type=float, help="begin no further round after so many seconds")
     made.add_argument("--only", default="", help="names of contestants, or how they begin, with commas between")
+    alike = "the same memory format (channels_last) and fused optimizer for everyone, else as each comes"
+    made.add_argument("--alike", action="store_true", help=alike)
+    made.add_argument("--images", type=Path, help="decoded images that a benchmark saved, in place of the data's own")
     names = [*CONTESTANTS, _FLOOR]
     made.add_argument("--contestant", choices=names, help="with --data: measure it in this process and print JSON")
     made.add_argument("--data", type=Path, help="the file that a benchmark prepared for its contestants")
     options = made.parse_intermixed_args(list(arguments))
     config, _ = compose_config(options.overrides)
     if options.contestant:
-        work = open_work(config, options.data, options.epochs_timed)
+        work = open_work(config, options.data, options.epochs_timed, options.alike)
         measure = measure_floor if options.contestant == _FLOOR else CONTESTANTS[options.contestant].measure
         print(json.dumps(measure(work)))
         return
+    told = take_images_from(options.images) if options.images else config.data.name
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        study = _Comparison(options, config, Path(folder) / "data.pt")
+        study = _Comparison(options, config, told, Path(folder) / "data.pt")
         study.run([f"skipped: {name}: {why}" for name, why in study.known["skipped"].items()], options.seconds)
 
 
 class _Comparison(Study):
     """`images` and `steps` are those of a timed part."""
 
-    def __init__(self, options: Namespace, config: Config, file: Path) -> None:
+    def __init__(self, options: Namespace, config: Config, data: str, file: Path) -> None:
         wanted = chosen(options.only, list(CONTESTANTS))
         skipped = {name: reason for name in wanted if (reason := why_missing(CONTESTANTS[name].package))}
         if len(skipped) == len(wanted):
@@ -65,9 +69,13 @@ class _Comparison(Study):
         self.config = config
         self.images = prepare(config, file) * options.epochs_timed
         self.steps = self.images // config.batch_size
-        known = {"config": config.plain(), "images_timed": self.images, "steps_timed": self.steps, "skipped": skipped}
+        known = {
+            "config": config.plain(), "data": data, "alike": options.alike, "skipped": skipped,
+            "images_timed": self.images, "steps_timed": self.steps,
+        }  # fmt: skip
         super().__init__(options, [[name for name in wanted if name not in skipped]], known)
         self.shared = [*options.overrides, "--data", str(file), "--epochs-timed", str(options.epochs_timed)]
+        self.shared += ["--alike"] if options.alike else []
         self.floor: Row = {}
         try:
             self.floor = self.measure(_FLOOR)
@@ -86,10 +94,8 @@ class _Comparison(Study):
         return super().values(name, quantity)
 
     def record(self) -> dict[str, Any]:
-        first = self.first() or {}
         over = {name: self.ratio(HARNESS, name, SPEED) for name in self.rounds if name != HARNESS}
         return {
-            **{name: first.get(name) for name in ("device", "precision", "threads")},
             **super().record(),
             "harness_ratio": {name: asdict(ratio) for name, ratio in over.items() if ratio},
             "floor": {**self.floor, "harness_flops_utilisation": self._utilisation()} if self.floor else None,
@@ -97,17 +103,19 @@ class _Comparison(Study):
         }
 
     def wrong(self) -> list[str]:
-        return wrong_work(self.results(), self.images, self.steps)
+        results = self.results()
+        return wrong_work(results, self.images, self.steps) + (unlike(results) if self.options.alike else [])
 
     def table(self) -> Table:
-        rows = []
-        for name in (*self.results(), *self.floors):
+        rows, results = [], self.results()
+        for name in (*results, *self.floors):
             ratio = self.ratio(HARNESS, name, SPEED) if name != HARNESS else None
             memory = [self.median(name, f"{place}_bytes", scale=1e-6) for place in ("host", "device")]
             loss = "" if name == BARE else self.median(name, "loss", ".3f")
-            rows.append((name, self.median(name, SPEED), str(ratio or ""), *memory, loss))
+            how = treated(results[name][0]) if name in results else ""
+            rows.append((name, how, self.median(name, SPEED), str(ratio or ""), *memory, loss))
         right = ("images/s", "harness is ... times as fast", "host MB", "device MB", "loss")
-        made = table(self._title(), ["contestant"], right, rows)
+        made = table(self._title(), ["contestant", "treatment"], right, rows)
         if (used := self._utilisation()) is not None:
             made.caption = f"model FLOPs utilisation of this harness: {used:.1%} of the matrix rate"
         return made
@@ -154,3 +162,15 @@ def wrong_work(results: Mapping[str, Sequence[Row]], images: int, steps: int) ->
         if not abs(loss - middle) <= allowed:
             found.append(f"{name} has the loss {loss:.3f}; must be {middle:.3f} (the median of all) +- {allowed:.3f}")
     return found
+
+
+def treated(row: Row) -> str:
+    """What was done for speed's sake, in words."""
+    return ", ".join(what for what, done in row["treatment"].items() if done) or "eager"
+
+
+def unlike(results: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A sentence for each contestant that was not treated as the first one was."""
+    hows = {name: treated(rows[0]) for name, rows in results.items()}
+    first = next(iter(hows.values()), "")
+    return [f"{name} was treated otherwise: {how}; must be {first}" for name, how in hows.items() if how != first]

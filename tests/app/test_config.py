@@ -82,7 +82,7 @@ def test_sgd_with_momentum_is_one_override_away():
 
 
 def test_augment_none_wins_over_an_experiment_and_gives_way_to_a_key():
-    config, _ = compose_config(["experiment=cifar10_96", "augment=none", "data.flip=true"])
+    config, _ = compose_config(["experiment=cifar10_long", "augment=none", "data.flip=true"])
     assert (config.data.crop_padding, config.data.flip, config.data.cutout, config.augment) == (0, True, 0, {})
 
 

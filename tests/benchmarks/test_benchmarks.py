@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from rich.table import Table
 from support.small_runs import ROOT, SMALL
 
 from harness.app.compose import compose_config
-from harness.benchmarks import features, gpu, stages, train
+from harness.benchmarks import accuracy, features, gpu, probe, stages, train, work
 from harness.benchmarks.rates import floor
 from harness.benchmarks.study import MeasurementError, Row, Spread, Study, ratios, table, turns
-from harness.benchmarks.train import wrong_work
+from harness.benchmarks.train import unlike, wrong_work
+from harness.data import sources
+from harness.data.dataset import load_dataset
 from harness.errors import UserError
 from harness.runs.tracking import Tracker
 
@@ -38,32 +41,59 @@ def test_every_contestant_comes_first_in_turn() -> None:
     assert [turns(["a", "b", "c"], number)[0] for number in range(4)] == ["a", "b", "c", "a"]
 
 
+class HalfBroken(Study):
+    """Of which `broken` fails as long as it is told to."""
+
+    asked: list[str]
+    fails = True
+
+    def measure(self, name: str) -> Row:
+        self.asked.append(name)
+        if name == "broken" and self.fails:
+            raise MeasurementError("exit status 1: first line\nlast line")
+        return HONEST
+
+    def said(self, row: Row) -> str:
+        return str(row)
+
+    def table(self) -> Table:
+        return table("", ["finished rounds"], [], [[str(len(rounds))] for rounds in self.results().values()])
+
+
+def half_broken(file: Path, resume: bool = False, *overrides: str) -> HalfBroken:
+    options = Namespace(rounds=2, output=file, overrides=["seed=1", *overrides], resume=resume)
+    study = HalfBroken(options, [["broken", "sound"]], {"sizes": (1, 2)})
+    study.asked = []
+    return study
+
+
 def test_a_study_goes_on_without_who_failed_and_says_so_at_the_end(tmp_path: Path) -> None:
-    asked = []
-
-    class HalfBroken(Study):
-        def measure(self, name: str) -> Row:
-            asked.append(name)
-            if name == "broken":
-                raise MeasurementError("exit status 1: first line\nlast line")
-            return HONEST
-
-        def said(self, row: Row) -> str:
-            return str(row)
-
-        def table(self) -> Table:
-            return table("", [], [], [])
-
-    options = Namespace(rounds=2, output=tmp_path / "result.json", overrides=["seed=1"])
-    study = HalfBroken(options, [["broken", "sound"]], {})
+    study = half_broken(tmp_path / "result.json")
     with pytest.raises(UserError, match="broken failed: last line"):
         study.run()
-    assert asked == ["broken", "sound", "sound"]
+    assert study.asked == ["broken", "sound", "sound"]
     found = json.loads((tmp_path / "result.json").read_text())
     assert [round and round["seconds"] for round in found["rounds"]["broken"]] == [None, None]
     assert [round and round["seconds"] for round in found["rounds"]["sound"]] == [1.0, 1.0]
-    assert (found["overrides"], list(found["failed"])) == (["seed=1"], ["broken"])
+    assert (found["overrides"], list(found["failed"]), found["finished"]) == (["seed=1"], ["broken"], True)
+    assert any("2" in line for line in found["table"])
     assert study.ratio("sound", "broken", "seconds") is None
+
+
+def test_a_study_that_was_stopped_goes_on_with_the_rounds_it_had_of_the_same_measurements(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    stopped = half_broken(file)
+    stopped._turn("broken")
+    stopped._turn("sound")
+    stopped.leave()
+    assert json.loads(file.read_text())["finished"] is False
+    others, afresh = half_broken(file, True, "epochs=3"), half_broken(file)
+    resumed = half_broken(file, True)
+    for study, asked in ((others, 4), (afresh, 4), (resumed, 3)):
+        study.fails = False
+        study.run()
+        # Only what had failed, and what had not had its turn.
+        assert len(study.asked) == asked
 
 
 def test_runs_of_two_sweeps_are_paired_by_number_whatever_else_their_folders_names_tell(tmp_path: Path) -> None:
@@ -89,6 +119,13 @@ def test_nobody_wins_by_doing_less() -> None:
     assert broken.startswith("cheat has the loss nan")
 
 
+def test_nobody_is_treated_otherwise_where_all_are_to_be_alike() -> None:
+    same = {"compile": True, "channels_last": True, "fused": False}
+    results = {"ours": [HONEST | {"treatment": same}], "theirs": [HONEST | {"treatment": same | {"compile": False}}]}
+    assert unlike(results) == ["theirs was treated otherwise: channels_last; must be compile, channels_last"]
+    assert unlike({"ours": results["ours"]}) == []
+
+
 def test_the_floor_is_rate_over_cost() -> None:
     found = floor(flops=2e9, moved=1e6, matrix=1e12, copy=1e9)
     assert (found["images_per_second_by_flops"], found["images_per_second_by_bytes"]) == (500, 1000)
@@ -106,9 +143,18 @@ def test_a_comparison_leaves_a_complete_record(
         return result
 
     monkeypatch.setattr(train, "measured", here)
-    overrides = ["data=digits", "data.train_size=70", "batch_size=32", "model.channels=[4]", "device=cpu", "threads=1"]
+    overrides = [
+        "data=digits",
+        "data.train_size=70",
+        "batch_size=32",
+        "model.channels=[4,8]",
+        "device=cpu",
+        "threads=1",
+    ]
     output = tmp_path / "result.json"
-    train.main([*overrides, "--rounds", "1", "--only", "this harness,DataLoader loop (0", "--output", str(output)])
+    train.main(
+        [*overrides, "--alike", "--rounds", "1", "--only", "this harness,DataLoader loop (0", "--output", str(output)]
+    )
     found = json.loads(output.read_text())
     names = ["this harness", "DataLoader loop (0 workers)"]
     assert list(found["rounds"]) == names
@@ -116,6 +162,8 @@ def test_a_comparison_leaves_a_complete_record(
         (result,) = found["rounds"][name]
         # 70 images are two whole batches; the six left over are nobody's.
         assert (result["images"], result["steps"], result["precision"]) == (64, 2, "fp32")
+        treatment = {"compile": False, "channels_last": True, "fused": True, "cuda_graphs": False}
+        assert result["treatment"] == treatment
         assert result["images_per_second"] * result["seconds"] == pytest.approx(64)
     speeds = [found["rounds"][name][0]["images_per_second"] for name in names]
     assert found["harness_ratio"][names[1]]["median"] == pytest.approx(speeds[0] / speeds[1])
@@ -153,29 +201,181 @@ def test_an_unknown_contestant_is_refused_by_name() -> None:
         train.main(["--only", "nobody"])
 
 
+@pytest.mark.slow
+def test_an_accuracy_below_the_aim_is_no_success_and_told_with_its_data_and_wall_seconds(tmp_path: Path) -> None:
+    output = tmp_path / "accuracy.json"
+    small = ["data=digits", "data.train_size=64", "model.channels=[4]", "epochs=2", "device=cpu", "threads=1"]
+    with pytest.raises(UserError, match=r"missed: test accuracy \d+\.\d\d% of 100\.00% aimed at, seed 0"):
+        accuracy.main([*small, "--aim", "1", "--output", str(output)])
+    found = json.loads(output.read_text())
+    ((row,),) = found["rounds"].values()
+    assert (row["reached"], found["aim"], found["data"]) == (False, 1.0, "1,438 + 359 images of digits")
+    assert len(found["missed"]) == 1
+    # Imports alone take longer than these epochs.
+    assert row["wall_seconds"] > row["epochs"][1]["wall_seconds"] > row["epochs"][0]["wall_seconds"] > 0.5
+    assert row["epoch_seconds"] < row["wall_seconds"]
+    assert found["under_way"] == []
+
+
+def test_decoded_images_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            colour = (50 * number, len(place), ord(place[-1]))
+            Image.new("RGB", (8, 8), colour).save(tmp_path / place / f"{number}.jpg", quality=75)
+    config, _ = compose_config(["data=image_folder", f"data.root={tmp_path}", "data.image_size=8"])
+    expected = load_dataset(config.data).fingerprint
+    work.decode(config.data, tmp_path / "decoded.pt")
+    monkeypatch.setattr(sources, "find", sources.find)  # put back afterwards
+    told = work.take_images_from(tmp_path / "decoded.pt")
+    elsewhere, _ = compose_config(["data=image_folder", "data.root=elsewhere", "data.image_size=8"])
+    assert load_dataset(elsewhere.data).fingerprint == expected
+    assert told == f"8 + 8 images of image_folder {tmp_path.name}, JPEG 4:2:0"
+
+
+def test_runs_that_take_turns_in_one_process_end_with_the_bits_of_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _ = compose_config(["data=synthetic", "data.image_size=8", "model.channels=[4]", "device=cpu", "threads=1"])
+    options = Namespace(counts=[1, 2], batches=[4], steps=2, repeats=1)
+    row = probe._in_one_process(config, options)
+    assert row["equal"] == {"4": {"1": True, "2": True}}
+    assert row["milliseconds"]["alone"]["4"].keys() == row["milliseconds"][probe.ONE]["4"].keys() == {"1", "2"}
+    monkeypatch.setattr(probe, "_in_turn", lambda lanes, steps: lanes[-1].train(steps))
+    assert probe._in_one_process(config, options)["equal"] == {"4": {"1": True, "2": False}}
+
+
+@pytest.mark.parametrize(
+    ("together", "equal", "words"),
+    [
+        (2.0, True, "2.50 times one after the other (small_cnn, batch 128, 4 runs; equal bits); reaches 2.0, worth"),
+        (
+            4.0,
+            True,
+            "1.25 times one after the other (small_cnn, batch 128, 4 runs; equal bits); does not reach 2.0, not",
+        ),
+        (2.0, False, "2.50 times one after the other (small_cnn, batch 128, 4 runs; bits differ); does not reach"),
+    ],
+)
+def test_the_probe_concludes_whether_to_build_it(tmp_path: Path, together: float, equal: bool, words: str) -> None:
+    options = Namespace(
+        counts=[1, 4], batches=[128], steps=1, repeats=1, rounds=1, output=tmp_path / "x", overrides=[], resume=False
+    )
+    study = probe._Probe(options, [probe.ONE, probe.MANY])
+    assert study.conclusion().startswith("no conclusion")
+    # One run at once is no gain, however the clock went.
+    times = {"alone": {"128": {"1": 9.0, "4": 5.0}}, probe.ONE: {"128": {"1": 1.0, "4": together}}}
+    row = {"milliseconds": times, "equal": {"128": {"1": True, "4": equal}}, "device": "cpu"}
+    study.rounds[f"small_cnn, {probe.ONE}"].append(row)
+    assert words in study.conclusion()
+    assert "N processes with MPS not measured" in study.conclusion()
+    assert len(study.wrong()) == (not equal)
+    assert study.chart() is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
         (["--fast"], {}, "--fast: must be --dry"),
-        (["--steps", "rates,nothing"], {}, "--steps nothing: must be of environment rates"),
+        (["rates", "nothing"], {}, "nothing: must be of rates probe"),
+        (["rates"], {"DATA": "/nonexistent"}, "DATA=/nonexistent: no such folder or file"),
         ([], {"SECONDS_IN_ALL": "soon"}, "SECONDS_IN_ALL=soon: must be a whole number"),
-        ([], {"WHEELS": "/nonexistent"}, "WHEELS=/nonexistent: must be a folder with wheels"),
     ],
 )
 def test_gpu_bench_refuses_wrong_calls(
-    tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    command = ["bash", str(ROOT / "scripts" / "gpu_bench.sh"), *arguments, str(tmp_path / "results")]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        gpu.main(["--results", str(tmp_path), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["nothing"], {}, "nothing: must be of rates probe"),
+        ([], {"WHEELS": "/nonexistent"}, "WHEELS=/nonexistent: must be a folder with wheels"),
+    ],
+)
+def test_gpu_bench_sh_passes_on_what_is_wrong(arguments: list[str], environment: dict[str, str], message: str) -> None:
+    command = ["bash", str(ROOT / "scripts" / "gpu_bench.sh"), *arguments]
+    here = os.environ | {"PYTHON": sys.executable} | environment
+    done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_gpu_bench_tells_a_step_that_failed_from_one_without_tests(tmp_path: Path) -> None:
-    assert gpu._commands(True, None, tmp_path, tmp_path).keys() == gpu.LIMITS.keys()
+def test_gpu_bench_tells_parts_that_failed_from_those_stopped_or_without_tests(tmp_path: Path) -> None:
     with (tmp_path / "log.txt").open("w") as log:
-        results = [gpu._result("tests", ["sh", "-c", f"echo said; exit {status}"], 60, log) for status in (0, 5, 3)]
-        late = gpu._result("rates", ["true"], 4, log)
-    assert results == ["ok", "skipped: no test has cuda in its name", "FAILED: exit status 3"]
-    assert late == "FAILED: out of time"
+        for line, status in (
+            ("exit 0", "ok"),
+            ("exit 3", "FAILED: exit status 3"),
+            ("sleep 9", "STOPPED: 1 s were not"),
+        ):
+            found, said = gpu._result(["sh", "-c", f"echo said; {line}"], 1, log)
+            assert found.startswith(status)
+            assert said == ["said"]
+        none, _ = gpu._result(["sh", "-c", "exit 5", "pytest"], 1, log)
+    assert none == "skipped: no test has cuda in its name"
     assert (tmp_path / "log.txt").read_text() == 3 * "said\n"
+
+
+def test_gpu_bench_has_a_sound_command_for_each_part_that_fits_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", "cifar10.tar.xz")
+    told = (ROOT / "scripts" / "gpu_bench.sh").read_text()
+    for part, seconds in gpu.LIMITS.items():
+        assert seconds + gpu.SET_UP < 500
+        assert f"{part} {seconds}" in " ".join(told.split("# ")).replace("\n", "").replace("  ", "")
+        for dry in (False, True):
+            command = gpu._command(part, dry, None if dry else tmp_path / "images.pt", tmp_path / "x.json")
+            assert isinstance(command, list)
+            overrides = [word for word in command if "=" in word and "/" not in word]
+            compose_config(overrides if part != "probe" else ["data=synthetic", *overrides])
+    assert gpu._command("accuracy_long", False, None, tmp_path / "x.json") == "needs DATA, the images"
+
+
+def test_gpu_bench_takes_no_finished_part_again_and_keeps_what_a_stopped_one_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What each part leaves in its file, and its exit status.
+    left: dict[str, tuple[dict[str, Any] | None, int]] = {
+        "rates": ({"rate": 1}, 0),
+        "accuracy_short": ({"missed": ["missed: 93.00% of 94.00%"], "table": ["a table"]}, 2),
+        "probe": ({"rounds": {"one": [{"a": 1}]}, "table": ["half a table"]}, 124),
+    }
+
+    def command(part: str, _dry: bool, _images: Path | None, file: Path) -> list[str]:
+        content, status = left[part]
+        write = f"import json, sys; open({str(file)!r}, 'w').write(json.dumps({content!r})); sys.exit({status})"
+        return [sys.executable, "-c", write if content is not None else f"raise SystemExit({status})"]
+
+    monkeypatch.setattr(gpu, "_command", command)
+    call = ["--results", str(tmp_path), *left]
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main(call)
+    found = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in left}
+    assert [told["status"][:8] for told in found.values()] == ["ok", "missed: ", "STOPPED:"]
+    assert all({"date", "versions", "command", "gpu", "seconds"} <= told.keys() for told in found.values())
+    assert found["probe"]["rounds"] == {"one": [{"a": 1}]}
+    summary = (tmp_path / "summary.md").read_text()
+    assert "half a table" in summary
+    assert "93.00% of 94.00%" in summary
+    left["probe"] = (None, 0)
+    left["rates"] = left["accuracy_short"] = ({}, 3)  # would fail, were they taken again
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main(call)
+    said = capsys.readouterr().out
+    assert "== probe" in said
+    assert "== rates" not in said
+    assert "== accuracy_short" not in said
+    assert "half a table" not in (tmp_path / "summary.md").read_text()
+    assert json.loads((tmp_path / "probe.json").read_text())["rounds"] == {"one": [{"a": 1}]}
+    gpu.main(["--results", str(tmp_path), "rates", "probe"])
+    left["tests"] = ({}, 0)
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main(["--results", str(tmp_path), "tests", "--began", "0"])
+    assert json.loads((tmp_path / "tests.json").read_text())["status"].startswith("NOT BEGUN: may take 400 s")
