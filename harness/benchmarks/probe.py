@@ -8,7 +8,6 @@ A time is milliseconds of wall clock over steps of all runs together, so that eq
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -208,26 +207,6 @@ class _Lane:
         return weights_sha256(self.step.network)
 
 
-class _StreamedStep(GraphedStep):
-    """A graph that is recorded on a given stream: the libraries' workspaces belong to the stream of the recording, and
-    graphs that are replayed at the same time must not share them."""
-
-    def __init__(self, step: TrainStep, batch_size: int, stream: torch.cuda.Stream) -> None:
-        super().__init__(step, batch_size)
-        self._stream = stream
-
-    def _record(self) -> tuple[Tensor, Tensor]:
-        self._graph = torch.cuda.CUDAGraph()
-        # A graph that the collector destroys during a capture makes the capture fail.
-        gc.collect()
-        gc.disable()
-        try:
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                return self._step(self._images, self._labels)
-        finally:
-            gc.enable()
-
-
 def _lane(config: Config, seed: int, batch_size: int, stream: torch.cuda.Stream | None) -> _Lane:
     """A run that is warmed up; where there is a stream, as a graph."""
     config = config.model_copy(update={"seed": seed, "batch_size": batch_size})
@@ -237,7 +216,7 @@ def _lane(config: Config, seed: int, batch_size: int, stream: torch.cuda.Stream 
         config, compute, lambda: build_model(config.model, shape, 10, [batch_size]), torch.channels_last
     )
     plain = TrainStep(network, build_optimizer(config.optimizer, network), compute.scaler(), compute.autocast())
-    step = plain if stream is None else _StreamedStep(plain, batch_size, stream)
+    step = plain if stream is None else GraphedStep(plain, batch_size, stream)
     images = torch.randn(batch_size, *shape, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch_size,), device=compute.device)
     # The lane's stream must not begin before they are there.

@@ -87,11 +87,15 @@ class GraphedStep:
 
     The first batches, and those of other sizes, are trained without the graph, by the same kernels. The graph reads
     learning rates from the device's memory, where they lie as float32, so a schedule never forces another recording.
-    The optimizer itself keeps them as the floats that the scheduler computes with. Source: PyTorch's notes on CUDA
+    The optimizer itself keeps them as the floats that the scheduler computes with. It is recorded on `stream`, else on
+    one of its own: the libraries' workspaces belong to that, and graphs that are replayed at the same time must not
+    share them. Source: PyTorch's notes on CUDA
     graphs, whole-network capture.
     """
 
-    def __init__(self, step: TrainStep | CompiledStep, batch_size: int) -> None:
+    def __init__(
+        self, step: TrainStep | CompiledStep, batch_size: int, stream: torch.cuda.Stream | None = None
+    ) -> None:
         self.network = step.network
         self._step, self._optimizer, self._batch_size = step, step.optimizer, batch_size
         self._device = next(step.network.parameters()).device
@@ -100,8 +104,8 @@ class GraphedStep:
         self._warm_up_steps = 0
         self._recorded: tuple[Tensor, Tensor] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
-        # torch deals 32 in turn, and the one that all recordings share by default belongs to one device.
-        self._aside = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # One of its device: that which all recordings share by default belongs to whichever was the first one's.
+        self._aside = stream or (torch.cuda.Stream(self._device) if self._device.type == "cuda" else None)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `loop.Step`; the result is overwritten by the next call."""
