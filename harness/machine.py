@@ -113,19 +113,22 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def forget(error: BaseException | None) -> None:
+def chain_of(error: BaseException) -> list[BaseException]:
+    """An error and those behind it, each once."""
+    found = [error]
+    for each in found:
+        behind = (each.__cause__, each.__context__)
+        found += [other for other in behind if other is not None and all(other is not known for known in found)]
+    return found
+
+
+def forget(error: BaseException) -> None:
     """Take their local variables from the calls that an error, or one behind it, went through.
 
     Whoever keeps the error would else keep the network and the batch that these calls held.
     """
-    seen: set[int] = set()
-    behind = [error]
-    while behind:
-        each = behind.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            behind += [each.__cause__, each.__context__]
+    for each in chain_of(error):
+        traceback.clear_frames(each.__traceback__)
 
 
 @cache

@@ -7,6 +7,7 @@ import os
 import torch
 
 from harness.errors import UserError, in_words
+from harness.machine import chain_of
 from harness.runs.memory import free_bytes, largest_batch, step_bytes
 from harness.runs.request import Training
 
@@ -17,8 +18,10 @@ def explained(error: Exception, training: Training) -> Exception:
     if isinstance(error, OSError):
         place = training.request.folder if error.filename is None else os.fsdecode(error.filename)
         return UserError(f"{place}: cannot be read or written: {error.strerror or error}")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
-        return UserError(f"batch_size={config.batch_size}: {_memory_text(training)} ({text.splitlines()[0]})")
+    for each in chain_of(error):  # the recording of a CUDA graph that is broken off raises an error of its own
+        if isinstance(each, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(each):
+            reason = str(each).partition("\n")[0]
+            return UserError(f"batch_size={config.batch_size}: {_memory_text(training)} ({reason})")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return UserError(
             f"compile=true: this network cannot be compiled here, must be false ({type(error).__name__}: {error})"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from support.small_runs import SMALL, train
 
 from harness.app.compose import compose_config
@@ -49,10 +50,19 @@ def test_an_automatic_batch_size_is_recorded_as_what_it_came_to(tmp_path):
     assert "already completed" in train(tmp_path, *small, "batch_size=auto", "resume=auto", "hydra.run.dir=run").stdout
 
 
-def test_out_of_memory_names_what_would_fit(small_run, tmp_path, monkeypatch):
-    def no_room(*_):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+def on_the_cpu(*_):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
+
+def while_a_graph_is_recorded(*_):
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("no_room", [on_the_cpu, while_a_graph_is_recorded])
+def test_out_of_memory_names_what_would_fit(small_run, tmp_path, monkeypatch, no_room):
     monkeypatch.setattr(learner, "train_epoch", no_room)
     monkeypatch.setattr("harness.runs.explained.free_bytes", lambda _: 60_000)
     with pytest.raises(UserError, match=r"batch_size=48: out of memory .* needs about .* must be smaller, 2 may"):
