@@ -95,9 +95,12 @@ def _run_alone(request: Request, began: float) -> Summary:
     training = _prepare(request, preview, began)
     request = training.request
     examined = _continue(training) if request.resume else None
-    enter(request)
-    if examined is not None:
-        examined.set_aside()
+    try:
+        enter(request)
+        if examined is not None:
+            examined.set_aside()
+    except OSError as error:
+        raise explained(error, training) from error
     try:
         with Interruption() as interruption, training.behind:
             summary = _completed(training, interruption)

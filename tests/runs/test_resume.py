@@ -439,3 +439,12 @@ def test_a_state_that_does_not_fit_the_network_is_named(small_run, tmp_path):
     save_state(path, state)
     with pytest.raises(UserError, match=r"the state after epoch \d does not fit .*head\.weight.*checkpoints or"):
         small_run(tmp_path, "epochs=5", resume=True)
+
+
+def test_a_folder_that_is_taken_away_as_the_run_enters_it_is_told_of(small_run, tmp_path, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / ".hydra"))
+
+    monkeypatch.setattr("harness.runs.folder.remove_leftovers", gone)
+    with pytest.raises(UserError, match=r"\.hydra: cannot be read or written: No such file or directory"):
+        small_run(tmp_path)
