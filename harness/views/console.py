@@ -102,6 +102,8 @@ class JobLogHandler(logging.FileHandler):
         """Write what was kept, and what comes; nothing through a link, as a folder of somebody else's may hold."""
         if Path(self.baseFilename).is_symlink():
             return
+        if self.stream is None:
+            self.stream = self._open()  # where that fails, what is said of it must not be written there
         waiting, self._waiting = self._waiting or [], None
         for record in waiting:
             super().emit(record)
