@@ -333,7 +333,7 @@ def test_pictures_that_are_left_out_are_told_of(tmp_path, caplog):
     assert f"{tmp_path / 'valid'} is not read: validation images are held out of train/" in caplog.text
 
 
-def test_a_webp_whose_pixels_pillow_makes_room_for_when_it_is_opened_is_refused_and_others_are_not(tmp_path):
+def test_a_webp_that_pillow_makes_room_for_as_it_opens_it_is_refused_and_others_are_not(tmp_path):
     write_pictures(tmp_path, "ab")
     Image.new("RGB", (50, 50)).save(tmp_path / "train" / "a" / "x.webp")
     with pytest.raises(UserError, match=r"data\.max_pixels=1000: .*x\.webp has 2500 pixels"):
