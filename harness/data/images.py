@@ -215,8 +215,8 @@ class ImageFiles:
 
     def _image(self, path: str, file: BinaryIO) -> np.ndarray:
         pillow, ops = _pillow()
-        # Pillow's own limit holds for what it makes room for as it opens a file. It is the whole process's, so it is never
-        # made stricter.
+        # Pillow's own limit holds for what it makes room for as it opens a file. It is the whole process's: it is never
+        # made stricter here.
         pillow.MAX_IMAGE_PIXELS = max(pillow.MAX_IMAGE_PIXELS or 0, self.max_pixels)
         try:
             image = pillow.open(file, formats=_readable())
