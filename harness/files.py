@@ -95,9 +95,14 @@ class WriteBehind:
             self._pool.shutdown()
 
 
+def at_once(path: str, flags: int) -> int:
+    """An `opener` that does not wait for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def open_file(path: Path) -> BufferedReader:
     """A file for reading; raises `OSError` also for a pipe or a device, which might be waited for without end."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    file = open(path, "rb", opener=at_once)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "is no file", str(path))

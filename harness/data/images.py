@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError, plural
+from harness.files import at_once
 
 # What torchvision's ImageFolder takes for images.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -200,7 +201,7 @@ class ImageFiles:
         path, settled = self.paths[position], _settled()
         try:
             # A pipe that took a file's place since must not be waited for.
-            with open(path, "rb", opener=_opened) as file:
+            with open(path, "rb", opener=at_once) as file:
                 status = os.fstat(file.fileno())
                 _check_regular(path, status)
                 image = self._image(path, file)
@@ -297,10 +298,6 @@ def digest_of(image: np.ndarray) -> bytes:
 def digests_of(images: np.ndarray) -> np.ndarray:
     """Those of (count, height, width, channels), as (count, 8) uint8."""
     return np.frombuffer(b"".join(map(digest_of, images)), np.uint8).reshape(len(images), DIGEST_BYTES)
-
-
-def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _check_regular(path: str, status: os.stat_result) -> None:
