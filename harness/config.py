@@ -181,10 +181,16 @@ class OptimizerConfig(ClassConfig):
         return {"lr": self.lr, **(self.model_extra or {})}
 
 
-class CheckpointConfig(_Settings):
-    """How often a checkpoint is written, in epochs, and how many of the latest are kept."""
+def _every(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= LARGEST):
+        return value
+    raise ValueError("must be a whole number of epochs, 1 or more, or auto")
 
-    every: PositiveInt
+
+class CheckpointConfig(_Settings):
+    """How often a checkpoint is written, in epochs (`auto`: by its cost), and how many of the latest are kept."""
+
+    every: Annotated[int | Literal["auto"], BeforeValidator(_every)]
     keep: PositiveInt
 
 

@@ -138,10 +138,10 @@ def test_a_graph_goes_on_from_a_state_that_is_taken_over_after_its_recording(tmp
 
     first, second = made(), made()
     first.epoch(0, loader.train(0))
-    state = first.state()
+    aside = first.aside()
     first.epoch(1, loader.train(1))
     second.epoch(0, loader.train(5))  # other batches: the graph is recorded, the weights differ
-    second.load(state, 1)
+    second.load(aside(), 1)  # taken an epoch ago, and brought to the CPU only now
     second.epoch(1, loader.train(1))
     assert weights_sha256(second.model) == weights_sha256(first.model)
 

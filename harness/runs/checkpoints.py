@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.training.state import DamagedCheckpointError, TrainState, load_state, save_state
@@ -35,25 +37,48 @@ class Examined:
 class Checkpoints:
     """The checkpoint files of one run: `epoch_00007.pt` is the state after seven epochs.
 
-    Kept are the latest `keep` and the one with the best validation accuracy.
+    Kept are the latest `keep` and the one with the best validation accuracy. They are `every` so many epochs apart; by
+    `auto`, which goes by the clock, the next one is due when the last one's making was `AT_MOST` of the time.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int) -> None:
+    AT_MOST = 0.02
+
+    def __init__(self, folder: Path, every: int | Literal["auto"], keep: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
+        self._not_before = -math.inf
 
     def files(self) -> dict[int, Path]:
         """The files there are by number of epochs, fewest first."""
         paths = (path for path in self.folder.glob("epoch_*.pt") if _NAME.fullmatch(path.name) and path.is_file())
         return dict(sorted((int(path.stem.removeprefix("epoch_")), path) for path in paths))
 
-    def is_due(self, epochs_done: int, epochs: int, best_epoch: int) -> bool:
-        """Whether the state after `epochs_done` epochs is to be saved: by cadence, as the last, or as the best."""
-        return epochs_done % self.every == 0 or epochs_done in (epochs, best_epoch + 1)
+    def is_due(self, epochs_done: int, epochs: int) -> bool:
+        """Whether the state after `epochs_done` epochs is to be saved: by cadence, or as the last."""
+        by_cadence = time.perf_counter() >= self._not_before if self.every == "auto" else epochs_done % self.every == 0
+        return by_cadence or epochs_done == epochs
 
-    def save(self, state: TrainState, best_epoch: int) -> None:
-        """Save the state, then delete what is not to be kept; raises as `save_state`."""
+    def saving(self, states: Sequence[Callable[[], TrainState]], best_epoch: int, since: float) -> Callable[[], None]:
+        """The work of saving states, earlier ones first; none is due by the clock until it is done.
+
+        `since` is when their making began (`perf_counter`). The work raises as `save_state`.
+        """
+        self._not_before = math.inf
+
+        def work() -> None:
+            cost = -math.inf  # after a failure the next is due at once, and says so
+            try:
+                self.save([state() for state in states], best_epoch)
+                cost = time.perf_counter() - since
+            finally:
+                self._not_before = time.perf_counter() + cost / self.AT_MOST
+
+        return work
+
+    def save(self, states: Sequence[TrainState], best_epoch: int) -> None:
+        """Save the states, then delete what is not to be kept; raises as `save_state`."""
         self.folder.mkdir(exist_ok=True)
-        save_state(self.folder / f"epoch_{state.epoch:05d}.pt", state)
+        for state in states:
+            save_state(self.folder / f"epoch_{state.epoch:05d}.pt", state)
         files = self.files()
         kept = {*list(files)[-self.keep :], best_epoch + 1}
         for epoch, path in files.items():

@@ -18,6 +18,7 @@ from harness.stages.walk import Sharing, Walk
 from harness.training.devices import Compute
 from harness.training.learner import Learner
 from harness.training.plan import LrPlan
+from harness.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Request:
 class Training:
     """The live objects of a run.
 
-    Checkpoints and shared states are written by `behind`; `since` is when what is in no row's `wall_seconds` yet began
+    Checkpoints and shared states are written by `behind`; `best_state` is the best epoch and the state after
+    it while no file has that; `since` is when what is in no row's `wall_seconds` yet began
     (`perf_counter`).
     """
 
@@ -58,6 +60,7 @@ class Training:
     walk: Walk
     rows: list[EpochRow]
     since: float
+    best_state: tuple[int, Callable[[], TrainState]] | None = None
 
     def lap(self) -> float:
         """Seconds since the last call, or since the run began."""

@@ -6,6 +6,7 @@ import logging
 import math
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -265,12 +266,13 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             tracker.epoch(row)
             _look_at_loss(training, score)
             display.finished(row)
-            captured = cache(lambda: _captured(training))
-            training.walk.passed(epoch + 1, captured)
-            is_due = training.checkpoints.is_due(epoch + 1, config.epochs, training.best.epoch)
-            if is_due or interruption.asked:
-                _save_checkpoint(training, captured())
+            since, state_now = time.perf_counter(), cache(lambda: _state_now(training))
+            training.walk.passed(epoch + 1, state_now)
+            if training.checkpoints.is_due(epoch + 1, config.epochs) or interruption.asked:
+                _save_checkpoint(training, state_now(), since)
                 saved = epoch + 1
+            elif training.best is row:  # saved with the next one that is due
+                training.best_state = epoch, state_now()
             interruption.stop_if_asked()
     training.behind.wait()
     if profiler is not None and not profiler.is_done:
@@ -345,16 +347,20 @@ def _take_over(training: Training, state: TrainState, tracker: Tracker) -> None:
     log.info("%s reused from the stage store", epochs_text(first, state.epoch - 1))
     training.lap()  # what it takes to take over is in no row
     if state.epoch == training.request.config.epochs:
-        _save_checkpoint(training, _captured(training))
+        _save_checkpoint(training, _state_now(training), time.perf_counter())
 
 
-def _captured(training: Training) -> TrainState:
-    return TrainState(len(training.rows), training.learner.state(), tuple(training.rows), training.identity)
+def _state_now(training: Training) -> Callable[[], TrainState]:
+    """The state at this moment, given by whatever thread asks for it; see `Aside`."""
+    rows, aside = tuple(training.rows), training.learner.aside()
+    return lambda: TrainState(len(rows), aside(), rows, training.identity)
 
 
-def _save_checkpoint(training: Training, state: TrainState) -> None:
-    best = training.best.epoch
-    training.behind.give(lambda: training.checkpoints.save(state, best))
+def _save_checkpoint(training: Training, state: Callable[[], TrainState], since: float) -> None:
+    """Write this state, and before it the best one where no file has that yet."""
+    best, (epoch, earlier) = training.best.epoch, training.best_state or (None, state)
+    training.best_state = None
+    training.behind.give(training.checkpoints.saving([earlier, state] if epoch == best else [state], best, since))
 
 
 def _tested(training: Training, tracker: Tracker, interruption: Interruption) -> dict[str, Any]:

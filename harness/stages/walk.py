@@ -101,8 +101,11 @@ class Walk:
         self._claimed_to = target
         return None
 
-    def passed(self, epoch: int, capture: Callable[[], TrainState]) -> None:
-        """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past."""
+    def passed(self, epoch: int, state_now: Callable[[], Callable[[], TrainState]]) -> None:
+        """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past.
+
+        What `state_now` gives, gives it to the thread that writes.
+        """
         if self._claim is not None:
             self._claim.reached(epoch)
         if self._sharing is None or not (epoch in self._stops or epoch % self._sharing.every == 0):
@@ -110,11 +113,11 @@ class Walk:
         name = self._names[epoch]
         if self._sharing.store.has(name):
             return
-        note, store, state = {**self._note, "lr": self._plan.by_group(epoch - 1)}, self._sharing.store, capture()
+        note, store, state = {**self._note, "lr": self._plan.by_group(epoch - 1)}, self._sharing.store, state_now()
 
         def put() -> None:
             try:
-                store.put(name, state, note)
+                store.put(name, state(), note)
             except UserError as error:
                 log.warning("%s; the run goes on without leaving its state there", error)
 

@@ -15,7 +15,7 @@ from harness.training.devices import Compute
 from harness.training.loop import Batches, Score, evaluate, train_epoch
 from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler, step
-from harness.training.state import capture, restore
+from harness.training.state import Aside, restore
 from harness.training.steps import build_step
 
 
@@ -31,6 +31,7 @@ class Learner:
     def __init__(self, config: Config, compute: Compute, network: Callable[[], nn.Module], batch_size: int) -> None:
         keep_freed_memory()
         self.compute, self.epochs, self._seed = compute, 0, config.seed
+        self._copies = torch.cuda.Stream(compute.device) if compute.device.type == "cuda" else None
         self.model = initial_network(config, compute, network, torch.channels_last)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.scheduler = build_scheduler(config.scheduler, self.optimizer)
@@ -53,9 +54,9 @@ class Learner:
         """Score the network in evaluation mode."""
         return evaluate(self.step.network, batches, self.compute.autocast())
 
-    def state(self) -> dict[str, Any]:
-        """All that the next epoch starts from, as one tree of copies on the CPU; rates follow from the plan."""
-        return capture(self.model, self.optimizer, self._scaler)
+    def aside(self) -> Aside:
+        """A copy of all that the next epoch starts from; rates follow from the plan."""
+        return Aside(self.model, self.optimizer, self._scaler, self._copies)
 
     def close(self) -> None:
         """Give back what the step holds; nothing is trained from here on."""

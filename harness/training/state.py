@@ -1,4 +1,4 @@
-"""All that training carries from one epoch to the next: captured, restored, hashed, and kept in checked files."""
+"""All that training carries from one epoch to the next: set aside, restored, hashed, and kept in checked files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _FORMAT = 1
 class TrainState:
     """The state at the boundary before epoch `epoch`: copies on the CPU that training does not touch.
 
-    `learned` is the tree of `capture`, `rows` are those of the epochs that led here, `identity` says what made the
+    `learned` is the tree of `Aside`, `rows` are those of the epochs that led here, `identity` says what made the
     bits.
     """
 
@@ -36,24 +36,57 @@ class TrainState:
     identity: dict[str, Any]
 
 
-def capture(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """Copy all that the next epoch starts from.
+class Aside:
+    """A copy of all that the next epoch starts from, taken at once where it lies, and brought to the CPU when called.
 
-    Of the optimizer that is the state of each parameter but no settings, since learning rates follow from the
-    schedule's plan.
+    Any thread may call it, one at a time. Work that a GPU is given meanwhile neither waits for it nor changes it: it is
+    brought on `stream`, one of the GPU's that does nothing else. Of the optimizer that is the state of each parameter
+    but no settings, since learning rates follow from the schedule's plan.
     """
-    return {
-        "model": {name: _copy(value) for name, value in model.state_dict().items()},
-        "optimizer": {
-            index: {name: _copy(value) for name, value in entry.items()}
-            for index, entry in optimizer.state_dict()["state"].items()
-        },
-        "scaler": scaler.state_dict(),
-    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        state = optimizer.state_dict()["state"]
+        carried = {"model": dict(model.state_dict()), "optimizer": state, "scaler": scaler.state_dict()}
+        try:
+            self._copies: dict[str, Any] = _each_tensor(carried, lambda tensor: tensor.detach().clone())
+        except torch.OutOfMemoryError:  # then training waits
+            self._copies = _each_tensor(carried, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._stream = stream
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
+
+    def __call__(self) -> dict[str, Any]:
+        """The state, in tensors on the CPU."""
+        if self._stream is not None:
+            with torch.cuda.stream(self._stream):
+                landing = _each_tensor(self._copies, _on_its_way)
+            self._stream.synchronize()  # from here on the copies on the device may be freed, and written to by others
+            self._copies, self._stream = landing, None
+        return self._copies
+
+
+def _on_its_way(tensor: Tensor) -> Tensor:
+    if tensor.device.type == "cpu":  # as the number of steps is for some optimizers
+        return tensor
+    # A GPU copies to pinned memory by itself.
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same mappings and values with every tensor changed."""
+    if isinstance(tree, Mapping):
+        return {key: _each_tensor(value, change) for key, value in tree.items()}
+    return change(tree) if isinstance(tree, Tensor) else tree
 
 
 def restore(learned: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Put what was captured back; the optimizer keeps the settings, learning rates among them, that it has now."""
+    """Put what `Aside` gives back; the optimizer keeps the settings, learning rates among them, that it has now."""
     model.load_state_dict(learned["model"])
     own = optimizer.state_dict()
     if not _copied(own["state"], learned["optimizer"]):
@@ -156,10 +189,6 @@ def _copied(own: dict[int, dict[str, Any]], other: Mapping[int, Mapping[str, Any
     for there, value in pairs:
         there.copy_(value)
     return bool(pairs)
-
-
-def _copy(value: Any) -> Any:
-    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
 def _feed(hasher: hashlib._Hash, node: Any) -> None:

@@ -153,7 +153,9 @@ class GraphedStep:
 
     def _record(self) -> tuple[Tensor, Tensor]:
         self._graph = torch.cuda.CUDAGraph()
-        with uncollected(), torch.cuda.graph(self._graph, stream=self._aside):
+        # Of this thread alone: another may be bringing a state to the CPU meanwhile.
+        recording = torch.cuda.graph(self._graph, stream=self._aside, capture_error_mode="thread_local")
+        with uncollected(), recording:
             return self._step(self._images, self._labels)
 
     def _replay(self) -> None:

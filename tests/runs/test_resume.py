@@ -7,7 +7,9 @@ import signal
 import subprocess
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,16 +17,18 @@ from support.small_runs import SMALL, read_rows, train, train_command, untimed
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
+from harness.app.compose import compose_config
 from harness.compare.load import load_runs
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.files import changed, read_object, read_sealed, write_sealed
 from harness.record import holds_run
 from harness.runs import checkpoints
+from harness.runs import run as run_module
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
 from harness.training import learner
-from harness.training.state import DamagedCheckpointError, load_state, save_state
+from harness.training.state import DamagedCheckpointError, digest, load_state, save_state
 
 
 class Killed(BaseException):
@@ -93,6 +97,8 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
 ):
     settings = ("epochs=6", f"checkpoint.every={every}", "model.dropout=0.3", "scheduler.milestones=[2,5]")
     alone = small_run(tmp_path / "alone", *settings)
+    if cls is Checkpoints:
+        call = min(call, 6 // every)
     killed(monkeypatch, lambda: small_run(tmp_path / "killed", *settings), cls, method, call, after=after)
     done = max([0, *Checkpoints(tmp_path / "killed" / "checkpoints", 1, 2).files()])
     trained = []
@@ -101,6 +107,7 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
     resumed = small_run(tmp_path / "killed", *settings, resume=True)
     assert len(trained) == 6 - done
     assert_as_uninterrupted(resumed, tmp_path / "killed", alone, tmp_path / "alone")
+    assert saved(tmp_path / "killed") == saved(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("optimizer", ["optimizer=sgd", "optimizer.amsgrad=true", "optimizer/groups=no_weight_decay"])
@@ -225,10 +232,61 @@ def test_between_checkpoints_a_signal_lets_the_epoch_finish_and_be_saved(small_r
     assert len(read_rows(tmp_path)) == 2
 
 
+def saved(folder):
+    return set(Checkpoints(folder / "checkpoints", 1, 2).files())
+
+
 def test_the_last_two_checkpoints_and_the_best_are_kept(small_run, tmp_path):
     summary = small_run(tmp_path, "epochs=8", "scheduler.milestones=[2]")
-    kept = {int(path.stem.removeprefix("epoch_")) for path in (tmp_path / "checkpoints").glob("*.pt")}
-    assert kept == {7, 8, summary["best_epoch"] + 1}
+    assert saved(tmp_path) == {7, 8, summary["best_epoch"] + 1}
+
+
+@pytest.mark.parametrize("best_epoch", [0, 1, 4, 6])
+def test_a_best_epoch_between_checkpoints_is_kept_as_it_was_then(small_run, tmp_path, monkeypatch, best_epoch):
+    small_run(tmp_path / "dense", "epochs=7", "checkpoint.keep=9")
+    epoch = run_module._epoch
+
+    def best_there(training, number, batches):
+        row, score = epoch(training, number, batches)
+        return replace(row, val_accuracy=1.0 if number == best_epoch else 0.1 * row.val_accuracy), score
+
+    monkeypatch.setattr(run_module, "_epoch", best_there)
+    small_run(tmp_path / "sparse", "epochs=7", "checkpoint.every=3", "checkpoint.keep=1")
+    assert saved(tmp_path / "sparse") == {best_epoch + 1, 7}
+    name = f"checkpoints/epoch_{best_epoch + 1:05d}.pt"
+    sparse, dense = (load_state(tmp_path / kind / name).learned for kind in ("sparse", "dense"))
+    assert digest(sparse) == digest(dense)
+
+
+def test_checkpoints_by_the_clock_are_so_far_apart_that_they_cost_a_fiftieth(tmp_path, monkeypatch):
+    now, due = [0.0], []
+
+    def save(*_):
+        now[0] += 0.0625
+
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Checkpoints, "save", save)
+    files = Checkpoints(tmp_path, "auto", 2)
+    for epoch in range(1, 17):
+        now[0] += 1.0
+        if files.is_due(epoch, 99):
+            due.append(epoch)
+            work = files.saving([], 0, since=now[0])
+            assert not files.is_due(epoch, 99), "one is being made"
+            work()
+    assert due == [1, 5, 9, 13]
+    assert files.is_due(16, 16), "the last is always saved"
+
+
+def test_by_default_the_first_the_best_and_the_last_epoch_are_saved_in_so_short_a_run(small_run, tmp_path):
+    summary = small_run(tmp_path, "checkpoint.every=auto", "checkpoint.keep=99")
+    assert {1, summary["best_epoch"] + 1, 4} <= saved(tmp_path)
+
+
+def test_only_whole_epochs_or_auto_are_a_cadence():
+    for value in ("0", "1.5", "true", "often", "null", "-1"):
+        with pytest.raises(UserError, match=rf"checkpoint\.every={value}: must be .* or more, or auto"):
+            compose_config([f"checkpoint.every={value}"])
 
 
 def killed_after_three(small_run, folder, monkeypatch, *overrides):
@@ -318,10 +376,10 @@ def test_a_full_disk_is_named_and_the_run_goes_on_where_it_was(small_run, tmp_pa
     def no_space(descriptor):
         raise full
 
-    def third_save_fails(self, state, best_epoch):
-        if state.epoch == 3:
+    def third_save_fails(self, states, best_epoch):
+        if states[-1].epoch == 3:
             monkeypatch.setattr(os, "fsync", no_space)
-        save(self, state, best_epoch)
+        save(self, states, best_epoch)
 
     save = Checkpoints.save
     with monkeypatch.context() as patch:

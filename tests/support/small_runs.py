@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A run of well under a second: 64 images in two uneven batches, 48 + 16.
 SMALL = (
     "data=digits", "data.train_size=64", "batch_size=48", "model.channels=[8]", "epochs=4", "device=cpu", "threads=1",
-    "scheduler.milestones=[2]",
+    "scheduler.milestones=[2]", "checkpoint.every=1",
 )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from harness.record import EpochRow
 from harness.training.state import (
+    Aside,
     DamagedCheckpointError,
     TrainState,
-    capture,
     digest,
     load_state,
     restore,
@@ -72,7 +72,7 @@ def test_a_digest_has_not_changed_since_the_first_versions():
 def test_a_saved_state_is_read_back_whole_and_its_size_is_told(tmp_path):
     model, optimizer = learner()
     train(model, optimizer)
-    state = TrainState(1, capture(model, optimizer, NO_SCALER), (ROW,), {"seed": 0})
+    state = TrainState(1, Aside(model, optimizer, NO_SCALER)(), (ROW,), {"seed": 0})
     size = save_state(tmp_path / "state.pt", state)
     assert size == (tmp_path / "state.pt").stat().st_size
     read = load_state(tmp_path / "state.pt")
@@ -94,7 +94,7 @@ def test_what_is_saved_is_on_the_disk_unless_that_is_not_asked_for(tmp_path, mon
 def test_what_was_not_written_so_is_not_believed(tmp_path):
     path = tmp_path / "state.pt"
     model, optimizer = learner()
-    save_state(path, TrainState(1, capture(model, optimizer, NO_SCALER), (ROW,), {"seed": 0}))
+    save_state(path, TrainState(1, Aside(model, optimizer, NO_SCALER)(), (ROW,), {"seed": 0}))
     written = torch.load(path, weights_only=True)
     for change, message in (
         ({"format": 2}, "has format 2, this version reads 1"),
@@ -123,7 +123,7 @@ class MakesAFolder:
 def test_code_in_a_state_s_file_is_refused_and_does_not_run(tmp_path, place):
     path = tmp_path / "state.pt"
     model, optimizer = learner()
-    save_state(path, TrainState(1, capture(model, optimizer, NO_SCALER), (ROW,), {"seed": 0}))
+    save_state(path, TrainState(1, Aside(model, optimizer, NO_SCALER)(), (ROW,), {"seed": 0}))
     torch.save({**torch.load(path, weights_only=True), place: [MakesAFolder(tmp_path / "made")]}, path)
     with pytest.raises(
         DamagedCheckpointError, match=r"state.pt: is damaged, or holds more than tensors and plain values$"
@@ -134,22 +134,22 @@ def test_code_in_a_state_s_file_is_refused_and_does_not_run(tmp_path, place):
     assert (tmp_path / "made").exists(), "the file holds no code, so nothing was shown"
 
 
-def test_a_captured_state_stays_what_it_was_while_training_goes_on():
+def test_a_state_set_aside_stays_what_it_was_while_training_goes_on():
     model, optimizer = learner()
     train(model, optimizer)
-    state = capture(model, optimizer, NO_SCALER)
+    state = Aside(model, optimizer, NO_SCALER)()
     before = digest(state)
     train(model, optimizer)
-    assert digest(state) == before != digest(capture(model, optimizer, NO_SCALER))
+    assert digest(state) == before != digest(Aside(model, optimizer, NO_SCALER)())
 
 
 @pytest.mark.parametrize("steps_before", [0, 1])
 @pytest.mark.parametrize("steps_since", [0, 1, 2])
-def test_a_restored_learner_trains_on_as_the_one_that_was_captured(steps_before, steps_since):
+def test_a_restored_learner_trains_on_as_the_one_that_was_set_aside(steps_before, steps_since):
     model, optimizer = learner()
     for _ in range(steps_before):
         train(model, optimizer)
-    state, wanted = capture(model, optimizer, NO_SCALER), bits(model, optimizer)
+    state, wanted = Aside(model, optimizer, NO_SCALER)(), bits(model, optimizer)
     other, others = learner(seed=1)
     for _ in range(steps_since):
         train(other, others)
@@ -166,11 +166,11 @@ def test_a_restored_learner_trains_on_as_the_one_that_was_captured(steps_before,
 
 def test_the_scale_of_gradients_goes_with_the_state():
     model, optimizer = learner()
-    state = capture(model, optimizer, torch.amp.GradScaler("cpu", init_scale=8.0))
+    state = Aside(model, optimizer, torch.amp.GradScaler("cpu", init_scale=8.0))()
     other = torch.amp.GradScaler("cpu", init_scale=2.0)
     restore(state, model, optimizer, other)
     assert other.get_scale() == 8.0
-    restore(capture(model, optimizer, NO_SCALER), model, optimizer, other)
+    restore(Aside(model, optimizer, NO_SCALER)(), model, optimizer, other)
     assert other.get_scale() == 8.0
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from harness.errors import UserError
 from harness.training import steps
 from harness.training.loop import TrainStep, train_epoch
-from harness.training.state import capture, restore
+from harness.training.state import Aside, restore
 from harness.training.steps import GraphedStep
 
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -74,7 +74,7 @@ def test_a_graph_is_recorded_once_and_trains_as_the_plain_step_at_every_rate(opt
 def test_a_state_is_restored_into_the_tensors_that_a_graph_holds():
     model, optimizer = made(torch.optim.AdamW)
     epochs(TrainStep(model, optimizer, NO_SCALER, NO_AUTOCAST), optimizer)
-    state = capture(model, optimizer, NO_SCALER)
+    state = Aside(model, optimizer, NO_SCALER)()
     held = [*model.parameters(), *(value for entry in optimizer.state.values() for value in entry.values())]
     wanted = [tensor.detach().clone() for tensor in held]
     epochs(TrainStep(model, optimizer, NO_SCALER, NO_AUTOCAST), optimizer)
