@@ -39,7 +39,9 @@ def _harness(work: Work) -> Row:
     """The training loop of train.py."""
     learner = work.learner()
     train = work.loader().train
-    return work.timed(train, lambda epoch, batches: learner.epoch(epoch, batches).loss, _treatment(work, learner))
+    return work.timed(
+        train, lambda epoch, batches: learner.epoch(epoch, batches).score().loss, _treatment(work, learner)
+    )
 
 
 def _treatment(work: Work, learner: Learner) -> dict[str, bool]:

@@ -27,7 +27,7 @@ from harness.app.compose import compose_config
 from harness.benchmarks.study import Row, Spread, Study, bars, chosen, measured, parser, ratios, table
 from harness.config import ClassConfig, Config
 from harness.errors import UserError
-from harness.runs.checkpoints import Checkpoints
+from harness.runs import run as run_module
 from harness.runs.request import Request
 from harness.runs.run import run
 from harness.runs.tracking import Tracker
@@ -45,6 +45,11 @@ _SETTINGS = (
 def _replaced(owner: object, name: str, other: object) -> Callable[[], None]:
     """Another attribute in the place of one, for what no setting turns off; the process is left so."""
     return lambda: setattr(owner, name, other)
+
+
+def _without_checkpoints() -> None:
+    for name in ("_save_checkpoint", "_keep_best"):
+        _replaced(run_module, name, lambda *_: None)()
 
 
 def _with_a_bar() -> None:
@@ -66,8 +71,9 @@ CHANGES: dict[str, Change] = {
     BASE: Change(adds=True),
     "determinism": Change(adds=False, overrides=("deterministic=false",)),
     "TensorBoard and metrics.jsonl": Change(adds=False, prepare=_replaced(Tracker, "epoch", lambda *_: None)),
-    # By settings alone the best epochs would still be saved.
-    "a checkpoint every epoch": Change(adds=False, prepare=_replaced(Checkpoints, "is_due", lambda *_: False)),
+    "a checkpoint every epoch": Change(adds=True, overrides=("checkpoint.every=1",)),
+    # By settings alone the last epoch would still be saved, and the best one set aside for it.
+    "checkpoints as by default": Change(adds=False, prepare=_without_checkpoints),
     # Then only the state after the last epoch, which is not timed.
     "stage store, every 10 epochs": Change(adds=False, overrides=("stages.every=100000",)),
     # As with a C library that has no mallopt.

@@ -139,11 +139,11 @@ def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
     config, _ = compose_config(overrides)
     work = Work(config, set_up(config), load_dataset(config.data), epochs=1)
     learner, loader = work.learner(), work.loader()
-    learner.score(loader.evaluation("val"))
+    learner.score(loader.evaluation("val")).score()
     passes, began = 0, time.perf_counter()
     # A pass ends with its score on the host, so the device is done.
     while time.perf_counter() - began < 1:
-        learner.score(loader.evaluation("val"))
+        learner.score(loader.evaluation("val")).score()
         passes += 1
     images, seconds = len(work.dataset.val), time.perf_counter() - began
     return {SPEED: passes * images / seconds, "images": images, "device": work.compute.device_name}

@@ -54,7 +54,7 @@ from harness.stages import identity as identities
 from harness.stages.walk import Walk, epochs_text
 from harness.training.devices import Compute, set_up
 from harness.training.learner import Learner
-from harness.training.loop import Batches, Predictions, Score, evaluate
+from harness.training.loop import Batches, Predictions, Score, evaluate, read
 from harness.training.optim import preview_optimizer
 from harness.training.plan import LrPlan, plan_text, rates_text
 from harness.training.schedule import make_plan
@@ -271,8 +271,8 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             if training.checkpoints.is_due(epoch + 1, config.epochs) or interruption.asked:
                 _save_checkpoint(training, state_now(), since)
                 saved = epoch + 1
-            elif training.best is row:  # saved with the next one that is due
-                training.best_state = epoch, state_now()
+            elif training.best is row:
+                _keep_best(training, state_now())
             interruption.stop_if_asked()
     training.behind.wait()
     if profiler is not None and not profiler.is_done:
@@ -283,10 +283,10 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> tuple[EpochRow, 
     """Train one epoch and validate; the score is that of the training."""
     rates = _rates(training, epoch)
     began = time.perf_counter()
-    score = training.learner.epoch(epoch, batches)
-    training.compute.synchronize()
-    trained = time.perf_counter()
-    val = training.learner.score(training.loader.evaluation("val"))
+    start = training.compute.moment()
+    trained = training.learner.epoch(epoch, batches)
+    end = training.compute.moment()
+    score, val = read(trained, training.learner.score(training.loader.evaluation("val")))
     row = EpochRow(
         epoch=epoch,
         lr=rates,
@@ -294,7 +294,7 @@ def _epoch(training: Training, epoch: int, batches: Batches) -> tuple[EpochRow, 
         train_accuracy=score.accuracy,
         val_loss=finite(val.loss),
         val_accuracy=val.accuracy,
-        images_per_second=len(training.dataset.train) / (trained - began),
+        images_per_second=len(training.dataset.train) / end.seconds_since(start),
         seconds=time.perf_counter() - began,
         reused=False,
         wall_seconds=training.lap(),
@@ -356,6 +356,11 @@ def _state_now(training: Training) -> Callable[[], TrainState]:
     return lambda: TrainState(len(rows), aside(), rows, training.identity)
 
 
+def _keep_best(training: Training, state: Callable[[], TrainState]) -> None:
+    """Have this state, which is the best one, written with the next one that is due."""
+    training.best_state = training.best.epoch, state
+
+
 def _save_checkpoint(training: Training, state: Callable[[], TrainState], since: float) -> None:
     """Write this state, and before it the best one where no file has that yet."""
     best, (epoch, earlier) = training.best.epoch, training.best_state or (None, state)
@@ -367,7 +372,7 @@ def _tested(training: Training, tracker: Tracker, interruption: Interruption) ->
     """Look at the test set, once, with the final weights; write model and pictures, and return the facts of it."""
     model, autocast, predictions = training.learner.model, training.compute.autocast(), Predictions()
     batches = interruption.guard(training.loader.evaluation("test"), can_stop=True)
-    test = evaluate(model, batches, autocast, predictions=predictions)
+    test = evaluate(model, batches, autocast, predictions=predictions).score()
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_tensors(training.request.folder / MODEL_FILE, weights)
     results = {"best/val_accuracy": training.best.val_accuracy, "test/accuracy": test.accuracy, "test/loss": test.loss}

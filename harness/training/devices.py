@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,27 @@ class Compute:
         """Wait for the device, so that a clock can be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def moment(self) -> Moment:
+        """When the device is done with what it was given until now; it is not waited for."""
+        return Moment(self.device)
+
+
+class Moment:
+    """A point in a device's work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._seconds = time.perf_counter()
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record(torch.cuda.current_stream(device))
+
+    def seconds_since(self, earlier: Moment) -> float:
+        """How long the device took from an earlier point of its to this one, which is waited for."""
+        if self._event is None or earlier._event is None:
+            return self._seconds - earlier._seconds
+        self._event.synchronize()
+        return float(earlier._event.elapsed_time(self._event)) / 1e3
 
 
 def set_up(config: Config) -> Compute:

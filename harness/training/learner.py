@@ -12,7 +12,7 @@ from harness.config import Config
 from harness.machine import keep_freed_memory
 from harness.seeding import seed_global
 from harness.training.devices import Compute
-from harness.training.loop import Batches, Score, evaluate, train_epoch
+from harness.training.loop import Batches, Tally, evaluate, train_epoch
 from harness.training.optim import build_optimizer
 from harness.training.schedule import build_scheduler, step
 from harness.training.state import Aside, restore
@@ -43,14 +43,14 @@ class Learner:
         """The learning rate that the next epoch is trained with, by parameter group."""
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
-    def epoch(self, epoch: int, batches: Batches) -> Score:
+    def epoch(self, epoch: int, batches: Batches) -> Tally:
         """Train epoch `epoch` (from 0), then step the schedule. Dropout and the like follow from (seed, epoch)."""
         seed_global(self._seed, "training", epoch)
-        score = train_epoch(self.step, batches, self.scheduler)
+        tally = train_epoch(self.step, batches, self.scheduler)
         self.epochs = epoch + 1
-        return score
+        return tally
 
-    def score(self, batches: Batches) -> Score:
+    def score(self, batches: Batches) -> Tally:
         """Score the network in evaluation mode."""
         return evaluate(self.step.network, batches, self.compute.autocast())
 

@@ -51,15 +51,15 @@ class Score:
     lost_at: int | None
 
 
-def train_epoch(step: Step, batches: Batches, scheduler: LRScheduler) -> Score:
-    """Train on every batch, then step the scheduler once. Nothing in the loop waits for the device."""
-    tally = _Tally()
+def train_epoch(step: Step, batches: Batches, scheduler: LRScheduler) -> Tally:
+    """Train on every batch, then step the scheduler once. Nothing here waits for the device."""
+    tally = Tally()
     step.network.train()
     for images, labels in batches:
         loss, logits = step(images, labels)
         tally.add(loss, logits, labels)
     scheduler.step()
-    return tally.score()
+    return tally
 
 
 class TrainStep:
@@ -97,9 +97,12 @@ def evaluate(
     autocast: torch.autocast,
     objective: Objective = F.cross_entropy,
     predictions: Predictions | None = None,
-) -> Score:
-    """Score the model in evaluation mode, and note what it says of each image where that is wanted."""
-    tally = _Tally()
+) -> Tally:
+    """Score the model in evaluation mode, and note what it says of each image where that is wanted.
+
+    Nothing here waits for the device.
+    """
+    tally = Tally()
     model.eval()
     with torch.inference_mode(), autocast:
         for images, labels in batches:
@@ -107,11 +110,11 @@ def evaluate(
             tally.add(objective(logits, labels), logits, labels)
             if predictions is not None:
                 predictions.note(logits, labels)
-    return tally.score()
+    return tally
 
 
-class _Tally:
-    """Sums over batches, weighted by their sizes; kept on the device and read once."""
+class Tally:
+    """Sums over batches, weighted by their sizes; kept on the device until `read`."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -120,18 +123,31 @@ class _Tally:
         self._losses: list[Tensor] = []
 
     def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch."""
         self.images += len(labels)
         self._losses.append(mean_loss.double() * len(labels))
         self.loss += self._losses[-1]
         self.correct += (logits.argmax(dim=1) == labels).sum()
 
     def score(self) -> Score:
-        loss = float(self.loss) / self.images
-        return Score(loss, int(self.correct) / self.images, None if math.isfinite(loss) else self._lost_at())
+        """As `read`."""
+        return read(self)[0]
 
-    def _lost_at(self) -> int | None:
+    def lost_at(self) -> int | None:
+        """The first batch, from 0, whose loss is no finite number."""
         lost = torch.stack(self._losses).isfinite().logical_not().nonzero()
         return int(lost[0]) if len(lost) else None  # the sum alone may be too large
+
+
+def read(*tallies: Tally) -> list[Score]:
+    """What was tallied; the device is waited for once."""
+    sums = [torch.as_tensor(each).double() for tally in tallies for each in (tally.loss, tally.correct)]
+    values = torch.stack(sums).tolist()
+    scores = []
+    for tally, loss, correct in zip(tallies, values[::2], values[1::2], strict=True):
+        mean = loss / tally.images
+        scores.append(Score(mean, correct / tally.images, None if math.isfinite(mean) else tally.lost_at()))
+    return scores
 
 
 class Predictions:

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.training.loop import TrainStep, evaluate, train_epoch
+from harness.training.loop import TrainStep, evaluate, read, train_epoch
 
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
@@ -36,7 +37,7 @@ def training_on(batches, calls):
     optimizer = RecordingSGD(model.parameters(), calls)
     scheduler = RecordingMultiStepLR(optimizer, milestones=[1], gamma=0.5)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return model, optimizer, train_epoch(TrainStep(model, optimizer, scaler, NO_AUTOCAST), batches, scheduler)
+    return model, optimizer, train_epoch(TrainStep(model, optimizer, scaler, NO_AUTOCAST), batches, scheduler).score()
 
 
 def batches_of(*sizes):
@@ -71,9 +72,33 @@ def test_scores_weigh_every_image_alike_in_uneven_batches():
     images = torch.cat([images for images, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
     logits = model(images)
-    score = evaluate(model, batches, NO_AUTOCAST)
+    score = evaluate(model, batches, NO_AUTOCAST).score()
     assert score.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
     assert score.accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+class Reads(TorchDispatchMode):
+    """Notes each number that is read from where the tensors lie."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_training_and_validation_leave_it_to_one_reading_to_wait_for_the_device():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    step = TrainStep(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), NO_AUTOCAST)
+    with Reads() as reads:
+        trained = train_epoch(step, batches_of(4, 4, 2), scheduler)
+        val = evaluate(model, batches_of(5), NO_AUTOCAST)
+    assert reads.count == 0
+    assert read(trained, val) == [trained.score(), val.score()]
 
 
 def test_evaluation_neither_trains_nor_moves_running_statistics():

@@ -53,7 +53,7 @@ def epochs(step, optimizer):
     for _ in range(3):
         batches = [(torch.randn(n, 1, 2, 2, generator=rng), torch.randint(0, 3, (n,), generator=rng)) for n in
                    (4, 4, 4, 4, 4, 2)]  # fmt: skip
-        scores.append(train_epoch(step, batches, scheduler))
+        scores.append(train_epoch(step, batches, scheduler).score())
     return scores
 
 
