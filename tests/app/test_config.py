@@ -22,13 +22,19 @@ def test_an_experiment_sets_what_its_file_says(name):
 
 @pytest.mark.parametrize(
     "asked",
-    [*([f"experiment={name}"] for name in EXPERIMENTS if name.startswith("cifar10_")), ["scheduler=onecycle"],
-     ["scheduler=onecycle", "epochs=5"]],
-)  # fmt: skip
+    ["scheduler=onecycle", *(f"experiment={name}" for name in EXPERIMENTS if name.startswith("cifar10_"))],
+)
 def test_the_last_epoch_of_one_cycle_is_not_wasted(asked):
-    config, _ = compose_config(asked)
+    config, _ = compose_config([asked])
     before, last = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs).rates[-2:]
     assert before[0] > last[0] > (before[0] - last[0]) / 3
+
+
+def test_one_cycle_has_rates_for_every_number_of_epochs():
+    config, _ = compose_config(["scheduler=onecycle"])
+    for epochs in range(1, 41):
+        scheduler = config.scheduler.model_copy(update={"total_steps": epochs})
+        assert len(make_plan(scheduler, preview_optimizer(config.optimizer), epochs).rates) == epochs
 
 
 def test_the_recipes_spare_norms_and_biases_and_smooth_labels():
