@@ -134,6 +134,12 @@ class ResNet18Model(_Settings):
     name: Literal["resnet18"]
 
 
+class ResNet9Model(_Settings):
+    """The ResNet-9 of Page's cifar10-fast (2018)."""
+
+    name: Literal["resnet9"]
+
+
 class TorchvisionModel(_Settings):
     """A classification network that torchvision knows by the name `architecture`."""
 
@@ -142,7 +148,7 @@ class TorchvisionModel(_Settings):
 
 
 ModelConfig = Annotated[
-    SmallCnnModel | CifarResNetModel | ResNet18Model | TorchvisionModel, Field(discriminator="name")
+    SmallCnnModel | CifarResNetModel | ResNet18Model | ResNet9Model | TorchvisionModel, Field(discriminator="name")
 ]
 
 
@@ -230,6 +236,7 @@ class Config(_Settings):
     scheduler: Annotated[ClassConfig, Role.SCHEDULE]
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS), Role.SCHEDULE]
     batch_size: Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_batch_size)]  # may be AUTO
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.MACHINE]
     precision: Annotated[Precision, Role.MACHINE]

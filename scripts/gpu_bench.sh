@@ -2,7 +2,7 @@
 # All measurements that need a GPU, in parts, without network: bash scripts/gpu_bench.sh [OPTIONS] [PART...]
 #
 #   PART                    with the seconds that each may take on a GPU: rates 60, probe 400, resnet18 360,
-#                           accuracy_short 150, accuracy_long 360, small_cnn 300, features 240, tests 400; without one,
+#                           accuracy_short 150, accuracy_long 430, small_cnn 300, features 240, tests 400; without one,
 #                           all of them. report takes none and brings summary.md up to date
 #   --dry                   tiny sizes on the CPU
 #   --results FOLDER        for PART.json, PART.png, summary.md and log.txt (default: gpu_bench)

@@ -95,6 +95,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path,
         ("optimizer=sgd", "optimizer.nesterov=true", "cuda_graphs=true"),
         ("optimizer/groups=no_weight_decay", "cuda_graphs=true"),
         ("model=resnet20", "cuda_graphs=true"),
+        ("model=resnet9", "label_smoothing=0.1", "cuda_graphs=true"),
     ],
     ids=",".join,
 )

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from harness.benchmarks.study import Row
 from harness.benchmarks.work import Batches, Counted, PlainImages, Work
 from harness.machine import usable_cores
 from harness.training.learner import Learner
 from harness.training.schedule import build_scheduler
-from harness.training.steps import GraphedStep
+from harness.training.steps import GraphedStep, training_objective
 
 HARNESS, BARE = "this harness", "bare step"
 
@@ -69,6 +68,7 @@ def _plain_loop(work: Work, workers: int) -> Row:
     optimizer, network = work.optimizer(model, fused=False), work.compiled(model)
     scheduler = build_scheduler(work.config.scheduler, optimizer)
     scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), _data_loader(work, workers)
+    objective = training_objective(work.config)
 
     def train(_epoch: int, batches: Counted) -> float:
         total = 0.0
@@ -77,7 +77,7 @@ def _plain_loop(work: Work, workers: int) -> Row:
             images, labels = batch.to(work.device, memory_format=layout), targets.to(work.device)
             optimizer.zero_grad()
             with autocast:
-                loss = F.cross_entropy(network(images), labels)
+                loss = objective(network(images), labels)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

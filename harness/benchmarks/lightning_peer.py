@@ -15,12 +15,12 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness.benchmarks.study import Row
 from harness.benchmarks.work import WARM_UP_STEPS, Batches, Work
 from harness.data.loader import Loader
 from harness.training.schedule import build_scheduler
+from harness.training.steps import training_objective
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -52,6 +52,7 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
         self.work, self.layout = work, work.layout(own)
         model = work.model(own)
         self.optimizer, self.network = work.optimizer(model, fused), work.compiled(model)
+        self.objective = training_objective(work.config)
         self.images = self.steps = 0
 
     def on_train_epoch_start(self) -> None:
@@ -65,7 +66,7 @@ class _Module(lightning.LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self.network(images.contiguous(memory_format=self.layout)), labels)
+        loss = self.objective(self.network(images.contiguous(memory_format=self.layout)), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         self.images, self.steps = self.images + len(labels), self.steps + 1
         return loss

@@ -39,7 +39,7 @@ from harness.training.learner import initial_network
 from harness.training.loop import Step, TrainStep
 from harness.training.optim import build_optimizer
 from harness.training.state import weights_sha256
-from harness.training.steps import GraphedStep
+from harness.training.steps import GraphedStep, training_objective
 from harness.views.style import COLOURS, DASHES, MARK, margins
 
 WORTH_BUILDING = 2.0
@@ -215,7 +215,8 @@ def _lane(config: Config, seed: int, batch_size: int, stream: torch.cuda.Stream 
     network = initial_network(
         config, compute, lambda: build_model(config.model, shape, 10, [batch_size]), torch.channels_last
     )
-    plain = TrainStep(network, build_optimizer(config.optimizer, network), compute.scaler(), compute.autocast())
+    optimizer, objective = build_optimizer(config.optimizer, network), training_objective(config)
+    plain = TrainStep(network, optimizer, compute.scaler(), compute.autocast(), objective)
     step = plain if stream is None else GraphedStep(plain, batch_size, stream)
     images = torch.randn(batch_size, *shape, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch_size,), device=compute.device)

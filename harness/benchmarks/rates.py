@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.app.compose import compose_config
@@ -16,6 +15,7 @@ from harness.benchmarks.study import Row, Spread, machine, parser
 from harness.benchmarks.work import Work
 from harness.files import write_json
 from harness.training.devices import Compute, set_up
+from harness.training.steps import training_objective
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS = 5
@@ -86,7 +86,7 @@ def measure_floor(work: Work) -> Row:
     model.train()
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), work.compute.autocast():
-            loss = F.cross_entropy(model(images), labels)
+            loss = training_objective(work.config)(model(images), labels)
         loss.backward()
     parameters = list(model.parameters())
     for parameter in parameters:

@@ -36,7 +36,7 @@ def measure(work: Work) -> Row:
     optimizer, network = _optimizer(work, model), work.compiled(model)
     scheduler = build_scheduler(work.config.scheduler, optimizer)
     scaler, autocast, loader = work.compute.scaler(), work.compute.autocast(), _loader(work)
-    criterion = nn.CrossEntropyLoss().to(work.device)
+    criterion = nn.CrossEntropyLoss(label_smoothing=work.config.label_smoothing).to(work.device)
 
     def train(_epoch: int, batches: Counted) -> float:
         total = torch.zeros((), device=work.device)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from harness.config import CifarResNetModel, ModelConfig, ResNet18Model, SmallCnnModel, TorchvisionModel
+from harness.config import CifarResNetModel, ModelConfig, ResNet9Model, ResNet18Model, SmallCnnModel, TorchvisionModel
 from harness.errors import UserError, plural, shown
 from harness.machine import free_memory
-from harness.models.convnets import CifarResNet, SmallCnn, check_pooling, resnet18_for_small_images, size_text
+from harness.models.convnets import CifarResNet, ResNet9, SmallCnn, check_pooling, resnet18_for_small_images, size_text
 from harness.models.fitted import torchvision_network, torchvision_outline, training_problem
 
 
@@ -42,12 +42,14 @@ def build_model(config: ModelConfig, shape: tuple[int, int, int], classes: int, 
 
 
 def _own(
-    config: SmallCnnModel | CifarResNetModel | ResNet18Model, shape: tuple[int, int, int], classes: int
+    config: SmallCnnModel | CifarResNetModel | ResNet18Model | ResNet9Model, shape: tuple[int, int, int], classes: int
 ) -> nn.Module:
     if isinstance(config, SmallCnnModel):
         return SmallCnn(config.channels, config.dropout, shape, classes)
     if isinstance(config, CifarResNetModel):
         return CifarResNet(config.depth, shape[0], classes)
+    if isinstance(config, ResNet9Model):
+        return ResNet9(shape[0], classes)
     return resnet18_for_small_images(shape[0], classes)
 
 

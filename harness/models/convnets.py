@@ -86,6 +86,45 @@ class _Residual(nn.Module):
         return F.relu(self.body(x).add_(shortcut), inplace=True)
 
 
+class ResNet9(nn.Module):
+    """The ResNet-9 of Page's cifar10-fast ("How to train your ResNet", 2018): three halvings, so images of 8 pixels or
+    more. Weights begin as torch draws them."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv(channels, 64), _Block(64, 128), _Added(128), _Block(128, 256), _Block(256, 512), _Added(512)
+        )
+        self.head = nn.Linear(512, classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        # The largest of each map, as an adaptive max pooling, whose gradient CUDA would sum in any order.
+        largest = self.layers(images).amax((2, 3))
+        logits: Tensor = self.head(largest) * 0.125
+        return logits
+
+
+class _Added(nn.Module):
+    """Two convolutions whose output is added to what they were given."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.body(x)
+        return added
+
+
+def _conv(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
 def resnet18_for_small_images(channels: int, classes: int) -> nn.Module:
     """torchvision's ResNet-18 with a stem of one 3x3 convolution and no pooling in it."""
     from torchvision.models import resnet18

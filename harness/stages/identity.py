@@ -40,8 +40,9 @@ def settings(config: Config) -> dict[str, Any]:
     They are known before data are read and a device is chosen, so a sweep can be planned by them.
     """
     values = config.plain(*Role)
-    if not values["augment"]:
-        del values["augment"]  # as in runs from before there were any
+    for name in ("augment", "label_smoothing"):
+        if not values[name]:
+            del values[name]  # as in runs from before there was any
     return flatten(values)
 
 

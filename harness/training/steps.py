@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from harness.config import Config
 from harness.errors import UserError
 from harness.machine import uncollected
 from harness.training.devices import Compute
-from harness.training.loop import Step, TrainStep
+from harness.training.loop import Objective, Step, TrainStep
 
 # As many as PyTorch's notes on CUDA graphs advise, so that what is set up lazily is there before the capture.
 _WARM_UP_STEPS = 3
+
+
+def training_objective(config: Config) -> Objective:
+    """What training makes small: cross-entropy in nats, of smoothed labels where that is asked for."""
+    return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
 
 
 def build_step(
@@ -33,12 +40,13 @@ def build_step(
     Raises:
         UserError: where CUDA graphs are asked for and cannot be had.
     """
-    plain = TrainStep(model, optimizer, scaler, compute.autocast())
+    objective = training_objective(config)
+    plain = TrainStep(model, optimizer, scaler, compute.autocast(), objective)
     step: TrainStep | CompiledStep = plain
     if config.compile:
         _forget_other_networks((config.model, config.data, batch_size, compute.precision, config.deterministic))
         compiled = cast(nn.Module, torch.compile(model, dynamic=False))
-        step = CompiledStep(TrainStep(compiled, optimizer, scaler, compute.autocast()), plain, batch_size)
+        step = CompiledStep(TrainStep(compiled, optimizer, scaler, compute.autocast(), objective), plain, batch_size)
     if not config.cuda_graphs:
         return step
     if compute.device.type != "cuda":

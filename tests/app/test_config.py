@@ -5,6 +5,8 @@ from support.small_runs import ROOT
 from harness.app.compose import compose_config
 from harness.errors import UserError
 from harness.record import flatten
+from harness.training.optim import preview_optimizer
+from harness.training.schedule import make_plan
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -16,6 +18,30 @@ def test_an_experiment_sets_what_its_file_says(name):
     composed = flatten(compose_config([f"experiment={name}"])[0].plain())
     assert {key: composed[key] for key in said} == said
     assert compose_config([f"experiment={name}", "epochs=7"])[0].epochs == 7
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["scheduler=onecycle", *(f"experiment={name}" for name in EXPERIMENTS if name.startswith("cifar10_"))],
+)
+def test_the_last_epoch_of_one_cycle_is_not_wasted(asked):
+    config, _ = compose_config([asked])
+    before, last = make_plan(config.scheduler, preview_optimizer(config.optimizer), config.epochs).rates[-2:]
+    assert before[0] > last[0] > (before[0] - last[0]) / 3
+
+
+def test_one_cycle_has_rates_for_every_number_of_epochs():
+    config, _ = compose_config(["scheduler=onecycle"])
+    for epochs in range(1, 41):
+        scheduler = config.scheduler.model_copy(update={"total_steps": epochs})
+        assert len(make_plan(scheduler, preview_optimizer(config.optimizer), epochs).rates) == epochs
+
+
+def test_the_recipes_spare_norms_and_biases_and_smooth_labels():
+    for name in ("short", "long", "fast"):
+        config, _ = compose_config([f"experiment=cifar10_{name}"])
+        assert config.optimizer.groups == {"no_weight_decay": {"match": "norms_and_biases", "weight_decay": 0.0}}
+        assert config.label_smoothing > 0
 
 
 def test_defaults_are_the_source_s():
@@ -41,6 +67,9 @@ def test_defaults_are_the_source_s():
         (["epochs=2.5"], "^epochs=2.5: must be a whole number$"),
         (["epochs=true"], "^epochs=true: must be a whole number$"),
         (["seed=-1"], "^seed=-1: must be greater than or equal to 0$"),
+        (["label_smoothing=1"], "^label_smoothing=1: must be less than 1$"),
+        (["label_smoothing=-0.1"], "^label_smoothing=-0.1: must be greater than or equal to 0$"),
+        (["label_smoothing=true"], "^label_smoothing=true: must be a number$"),
         (["optimizer.lr=0"], "^optimizer.lr=0: must be greater than 0$"),
         (["optimizer.lr=inf"], "^optimizer.lr=inf: must be a finite number$"),
         (["device=gpu"], "^device=gpu: must be auto, cpu, cuda or cuda:N$"),

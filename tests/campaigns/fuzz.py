@@ -32,6 +32,7 @@ _KEYS = {
     "optimizer.groups": ["{}", "{x: {match: head, lr: 1}}", "{x: {match: nothing}}", "{x: {match: '('}}"],
     "scheduler.milestones": ["[1]", "[1,2,3]", "[3,1]"], "scheduler.gamma": ["0.5", "0"], "scheduler.last_epoch": ["3"],
     "augment": ["none", "standard"], "epochs": ["1", "3"], "batch_size": ["1", "64", "auto"], "seed": ["7"],
+    "label_smoothing": ["0.1"],
     "device": ["auto", "cuda", "cuda:99"], "precision": ["bf16", "fp16", "tf32"], "deterministic": ["false"],
     "compile": ["false"], "cuda_graphs": ["true"], "profile": ["false"], "stop_on_nan": ["true"],
     "threads": ["2", "null"],

@@ -55,7 +55,17 @@ def test_a_network_of_torchvision_has_the_weights_that_building_it_alone_gives(a
     assert all(torch.equal(*pair) for pair in zip(built.parameters(), alone.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("model", ["small_cnn", "resnet20", "resnet18"])
+def test_resnet9_is_the_source_s_and_takes_images_of_eight_pixels_or_more():
+    config = compose_config(["model=resnet9"])[0].model
+    source_s = build_model(config, (3, 32, 32), 10, [2])
+    assert sum(parameter.numel() for parameter in source_s.parameters()) == 6_573_120
+    for shape in ((1, 8, 8), (3, 32, 32), (2, 40, 9)):
+        assert build_model(config, shape, 7, [2])(torch.zeros(2, *shape)).shape == (2, 7)
+    with pytest.raises(UserError, match=r"^model.name=resnet9: cannot train on images of 7x8 with 1 channel: "):
+        build_model(config, (1, 7, 8), 10, [2])
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "resnet20", "resnet18", "resnet9"])
 def test_sizing_a_network_up_leaves_its_initial_weights_as_they_were(model):
     config = compose_config([f"model={model}"])[0].model
     torch.manual_seed(0)

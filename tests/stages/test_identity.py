@@ -9,7 +9,7 @@ from support.small_runs import SMALL
 
 from harness.app.compose import compose_config
 from harness.data.dataset import load_dataset
-from harness.stages.identity import describe
+from harness.stages.identity import describe, settings
 from harness.training.devices import Compute, set_up
 
 H200 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
@@ -52,6 +52,15 @@ def test_the_identity_is_that_of_the_device_and_of_nothing_that_changes_no_bits_
     changed = describe(config, facts, ON_CUDA)
     ours = ("multiprocessors", "variables.CUBLAS_WORKSPACE_CONFIG", "variables.CUDNN_FRONTEND_X")
     assert {name for name in changed if changed[name] != on_cuda.get(name)} == {f"environment.{name}" for name in ours}
+
+
+def test_smoothed_labels_are_in_the_identity_and_plain_ones_leave_it_as_it_was_before_there_were_any():
+    plain, none, smoothed = (
+        settings(compose_config([*SMALL, *more])[0]) for more in ([], ["label_smoothing=0"], ["label_smoothing=0.1"])
+    )
+    assert "label_smoothing" not in plain
+    assert none == plain
+    assert smoothed == {**plain, "label_smoothing": 0.1}
 
 
 @pytest.mark.parametrize("deterministic", ["true", "false"])

@@ -6,11 +6,15 @@ import re
 import pytest
 import torch
 from support.processes import run_script
-from support.small_runs import read_rows, untimed
+from support.small_runs import SMALL, read_rows, untimed
 from torch import nn
+from torch.nn import functional as F
 
+from harness.app.compose import compose_config
 from harness.errors import UserError
 from harness.training import steps
+from harness.training.devices import set_up
+from harness.training.learner import Learner
 from harness.training.loop import TrainStep, train_epoch
 from harness.training.state import Aside, restore
 from harness.training.steps import GraphedStep
@@ -85,6 +89,16 @@ def test_a_state_is_restored_into_the_tensors_that_a_graph_holds():
     assert all(map(torch.equal, after, wanted))
 
 
+def test_labels_are_smoothed_in_training_and_never_where_the_network_is_scored():
+    config, _ = compose_config([*SMALL, "label_smoothing=0.3"])
+    learner = Learner(config, set_up(config), lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), batch_size=4)
+    images, labels = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 1])
+    says = F.log_softmax(learner.model(images), dim=1).detach()
+    plain, spread = -says[range(4), labels].mean(), -says.mean()
+    assert learner.score([(images, labels)]).loss == pytest.approx(plain.item())
+    assert learner.epoch(0, [(images, labels)]).loss == pytest.approx((0.7 * plain + 0.3 * spread).item())
+
+
 def test_graphs_without_a_gpu_are_refused_by_name(small_run, tmp_path):
     with pytest.raises(UserError, match="cuda_graphs=true: needs a CUDA device, must be false on cpu"):
         small_run(tmp_path / "run", "cuda_graphs=true")
@@ -105,8 +119,8 @@ def test_one_shape_is_compiled_once_for_all_jobs_with_the_same_network(small_run
     monkeypatch.setattr(torch, "compile", Compiled)
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
     monkeypatch.setattr(steps, "_compiled_for", "")
-    alone = small_run(tmp_path / "alone")
-    compiled = small_run(tmp_path / "compiled", "compile=true")
+    alone = small_run(tmp_path / "alone", "label_smoothing=0.3")
+    compiled = small_run(tmp_path / "compiled", "label_smoothing=0.3", "compile=true")
     assert compiled["weights_sha256"] == alone["weights_sha256"]
     small_run(tmp_path / "other_schedule", "compile=true", "seed=1", "scheduler.gamma=0.5")
     assert set(seen) == {(48, True)}
