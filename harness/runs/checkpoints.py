@@ -120,7 +120,8 @@ def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
     environment = [name for name in changed if name.startswith(("versions.", "environment."))]
     settings = [name for name in changed if name not in environment]
     if settings:
-        lines = [f"{name}={identity.get(name)}: the run was begun with {state.identity.get(name)}" for name in settings]
+        now, then = ({name: each.get(name, "its default") for name in settings} for each in (identity, state.identity))
+        lines = [f"{name}={now[name]}: the run was begun with {then[name]}" for name in settings]
         raise UserError("resume: only the schedule, epochs and checkpoint settings may change\n" + "\n".join(lines))
     for name in environment:
         what = f"{name.partition('.')[2]} was {state.identity.get(name)} and is now {identity.get(name)}"
