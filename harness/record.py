@@ -17,6 +17,7 @@ from harness.files import read_file
 REQUEST_FILE = "request.json"
 RUN_FILE, SUMMARY_FILE, METRICS_FILE = "run.json", "summary.json", "metrics.jsonl"
 RUN_FILES = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
+SWEEP_FILE = "sweep.json"  # in a sweep's folder: which command it is of, and whether all of its jobs completed
 HYDRA = ".hydra"  # the folder of Hydra's own record
 EARLIER_OVERRIDES = Path(HYDRA) / "overrides.yaml"  # in place of request.json in runs from before there was one
 CHECKPOINTS, PROFILE = "checkpoints", "profile"  # folders

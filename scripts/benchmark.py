@@ -9,6 +9,7 @@ rates     the machine's matrix and copy rates
 accuracy  wall seconds from the start of the process to an accuracy, and whether it was reached
 probe     many runs on one GPU: at once in one process, in several, or one after the other
 gpu       all that needs a GPU, one after the other; start it by scripts/gpu_bench.sh
+verdicts  how often a report claims what is not so, in simulated sweeps
 """
 
 import importlib
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness.errors import UserError, run_script
 
-COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "accuracy", "probe", "gpu")
+COMMANDS = ("train", "features", "growth", "startup", "stages", "rates", "accuracy", "probe", "gpu", "verdicts")
 
 
 def main() -> None:

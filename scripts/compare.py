@@ -28,6 +28,17 @@ def main() -> None:
         help="validation accuracy, a fraction, for epochs and seconds to target (default: from the results)",
     )
     parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="POINTS",
+        help="percentage points of accuracy: two schedules may also be found not to differ by so much",
+    )
+    parser.add_argument(
+        "--now",
+        action="store_true",
+        help="say what can be claimed although a sweep has not ended; later claims then need more evidence",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -36,7 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     single = options.folders[0] / "report" if len(options.folders) == 1 else Path("report")
     output = options.output or single
-    report = write_report(options.folders, output, options.baseline, options.target_accuracy)
+    jobs = 0 if options.now else None
+    report = write_report(options.folders, output, options.baseline, options.target_accuracy, options.margin, jobs)
     curves = output.parent / "aggregated"
     write_aggregates(report.comparison.groups, curves)
     print(report.text)

@@ -88,7 +88,7 @@ def report_on_sweep(completed: bool) -> None:
         remove_if_unused(folder)
         return
     try:
-        report = _written(folder)
+        report = _written(folder, SweepPlanner.jobs if completed else None)
     except Exception as error:
         if completed:
             raise
@@ -103,11 +103,11 @@ def report_on_sweep(completed: bool) -> None:
         raise _lacks_results(done)
 
 
-def _written(folder: Path) -> Report:
+def _written(folder: Path, jobs: int | None) -> Report:
     from harness.report.aggregates import write_aggregates
     from harness.report.write import write_report
 
-    report = write_report([folder], folder / "report")
+    report = write_report([folder], folder / "report", jobs=jobs)
     write_aggregates(report.comparison.groups, folder / "aggregated")
     return report
 

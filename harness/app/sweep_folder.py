@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 
 from harness.errors import UserError
 from harness.files import code_digest, read_sealed, remove_leftovers, write_sealed
-from harness.record import RUN_FILE, RUN_FILES
+from harness.record import RUN_FILE, RUN_FILES, SWEEP_FILE
 from harness.runs.lock import LOCK, remove_unused
 
 log = logging.getLogger(__name__)
 
 # Both say of which command a sweep is, each with a digest of what it says.
-SWEEP, TREE = "sweep.json", "tree.json"
+SWEEP, TREE = SWEEP_FILE, "tree.json"
 _HYDRA_S_OWN = "multirun.yaml"
 
 # Where conf/config.yaml has sweeps put their folders.

@@ -10,39 +10,20 @@ from statistics import fmean
 
 from harness.compare.groups import Group, Variant, make_groups, natural_order
 from harness.compare.load import Loaded, Run
-from harness.compare.metrics import COMPARED, FINAL_ACCURACY, Compared
+from harness.compare.looks import Looks, level, look_at
+from harness.compare.metrics import COMPARED, FINAL_ACCURACY
 from harness.compare.results import BudgetPoint, Decay, Result, budget_curve, decays, ranked, rates, values_by_seed
-from harness.compare.stats import ALPHA, Paired, holm, paired, seeds_needed
+from harness.compare.verdicts import Difference, Terms, contenders, judge
 from harness.errors import UserError
 
 DRAWN = 7  # schedules whose curves are drawn; more could not be told apart
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A variant less the baseline in a metric; `seeds_needed` counts all seeds, not the missing ones."""
-
-    label: str
-    metric: Compared
-    paired: Paired
-    unpaired: tuple[int, ...]
-    p_holm: float | None
-    seeds_needed: int | None
-
-    @property
-    def verdict(self) -> str:
-        """`better` or `worse` than the baseline if Holm's p is below 0.05, else `undecided`; or `no claim`."""
-        if self.p_holm is None or self.paired.estimate.mean is None:
-            return "no claim"
-        if self.p_holm >= ALPHA:
-            return "undecided"
-        return "better" if (self.paired.estimate.mean > 0) == self.metric.higher_is_better else "worse"
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Everything a report says. `results` are those of the main group, best first; `problems` are sentences on what was
-    not sound in the files; `harness.report.exports` explains the rest.
+    """Everything a report says. `results` are those of the main group, best first; `differences` those from the
+    baseline, `others` all others; `contenders` the schedules that may be best, by metric; `problems` are sentences on
+    what was not sound in the files; `harness.report.exports` explains the rest.
     """
 
     runs: tuple[Run, ...]
@@ -54,10 +35,13 @@ class Comparison:
     target_chosen: str
     baseline: str | None
     baseline_chosen: str
-    tests: int
     differences: tuple[Difference, ...]
+    others: tuple[Difference, ...]
+    contenders: Mapping[str, tuple[str, ...]]
+    look: int
+    terms: Terms
+    withheld: str
     decays: tuple[Decay, ...]
-    leader: Paired | None
     budget: tuple[BudgetPoint, ...]
     left_out: Mapping[str, str]
     equal_plans: tuple[tuple[str, ...], ...]
@@ -66,6 +50,16 @@ class Comparison:
     def main(self) -> Group | None:
         """The group that is compared, None if no run counts."""
         return self.groups[0] if self.groups else None
+
+    @property
+    def pairs(self) -> tuple[Difference, ...]:
+        """The differences of all pairs of schedules."""
+        return (*self.differences, *self.others)
+
+    @property
+    def tests(self) -> int:
+        """How many of them are tested."""
+        return sum(difference.p_corrected is not None for difference in self.pairs)
 
     @property
     def other_lengths(self) -> tuple[Group, ...]:
@@ -88,13 +82,26 @@ class Comparison:
         return (*self.results[: most - len(rest)], *rest)
 
 
-def compare(loaded: Loaded, baseline: str | None = None, target_accuracy: float | None = None) -> Comparison:
+def compare(
+    loaded: Loaded,
+    baseline: str | None = None,
+    target_accuracy: float | None = None,
+    margin: float | None = None,
+    looks: Looks = Looks(),  # noqa: B008
+    withheld: str = "",
+) -> Comparison:
     """Compare the runs of the largest comparable group; `baseline` is a label or the name of a schedule.
 
-    `target_accuracy` is a fraction; by default it follows from the results. `Comparison.leader` is the best
-    variant less the runner-up in final validation accuracy. Raises `UserError` for a baseline that is not
-    there or not unique, and for a target outside (0, 1].
+    `target_accuracy` is a fraction; by default it follows from the results. With `margin`, a difference of accuracy in
+    points, it may be claimed that two schedules do not differ by so much. `looks` are those before this one; `withheld`
+    says why nothing is tested, if nothing is to be.
+
+    Raises:
+        UserError: for a baseline that is not there or not unique, for a target outside (0, 1], and for a margin outside
+            (0, 100).
     """
+    if margin is not None and not 0 < margin < 100:
+        raise UserError(f"margin {margin:g}: give percentage points of accuracy above 0 and below 100, such as 0.3")
     if target_accuracy is not None and not 0 < target_accuracy <= 1:
         raise UserError(f"target accuracy {target_accuracy}: give a fraction above 0 and at most 1, such as 0.9")
     groups = make_groups(loaded.runs)
@@ -102,7 +109,9 @@ def compare(loaded: Loaded, baseline: str | None = None, target_accuracy: float 
     target, target_chosen = _target(main, target_accuracy)
     results = ranked(main, target)
     chosen, baseline_chosen = _baseline(results, baseline)
-    differences = _differences(results, chosen)
+    look = looks.number(look_at(groups[0])) if groups else 1
+    terms = Terms(level(look), level(look + 1), None if margin is None else margin / 100)
+    pairs = () if withheld else _pairs(results, chosen, terms)
     apart = tuple((group, ranked(group.variants, target)) for group in groups[1:])
     left_out = {run.name: run.reason for run in loaded.runs if not run.counts}
     left_out.update({name: reason for group in groups for name, reason in group.repeats.items()})
@@ -116,10 +125,13 @@ def compare(loaded: Loaded, baseline: str | None = None, target_accuracy: float 
         target_chosen=target_chosen,
         baseline=chosen.label if chosen else None,
         baseline_chosen=baseline_chosen,
-        tests=sum(difference.p_holm is not None for difference in differences),
-        differences=differences,
+        differences=tuple(pair for pair in pairs if chosen and pair.other == chosen.label),
+        others=tuple(pair for pair in pairs if not chosen or pair.other != chosen.label),
+        contenders={metric.key: contenders([result.label for result in results], pairs, metric) for metric in COMPARED},
+        look=look,
+        terms=terms,
+        withheld=withheld,
         decays=tuple(decay for result in results for decay in decays(result, chosen)),
-        leader=_paired(results[0], results[1], FINAL_ACCURACY) if len(results) > 1 else None,
         budget=budget_curve([*([(groups[0], results)] if groups else []), *apart]),
         left_out=left_out,
         equal_plans=_equal_plans(results),
@@ -158,30 +170,20 @@ def _baseline(results: Sequence[Result], wanted: str | None) -> tuple[Result | N
     return first, "the first by name, since there is no constant schedule; name another with --baseline"
 
 
-def _differences(results: Sequence[Result], baseline: Result | None) -> tuple[Difference, ...]:
-    """Every other result against the baseline in every compared metric, the best first.
-
-    All their p values are one Holm family.
-    """
+def _pairs(results: Sequence[Result], baseline: Result | None, terms: Terms) -> tuple[Difference, ...]:
+    """All pairs of results: those with the baseline first, each set by what was ranked higher."""
     if baseline is None:
         return ()
-    others = [result for result in results if result is not baseline]
-    pairs = [(other, metric, _paired(other, baseline, metric)) for other in others for metric in COMPARED]
-    p_values = [pair.p for _, _, pair in pairs if pair.p is not None]
-    corrected = iter(holm(p_values))
-    differences = []
-    for other, metric, pair in pairs:
-        unpaired = {*other.variant.seeds, *baseline.variant.seeds}.difference(pair.seeds)
-        p_holm = None if pair.p is None else next(corrected)
-        needed = None
-        if p_holm is not None and p_holm >= ALPHA:
-            needed = seeds_needed(pair.estimate.mean or 0.0, pair.estimate.sd or 0.0, ALPHA / len(p_values))
-        differences.append(Difference(other.label, metric, pair, tuple(sorted(unpaired)), p_holm, needed))
-    return tuple(differences)
+    found = judge({result.label: result.values for result in results}, baseline.label, _favoured(results), terms)
+    metrics = {metric.key: place for place, metric in enumerate(COMPARED)}
+    places = {result.label: place for place, result in enumerate(results)}
+    return tuple(sorted(found, key=lambda each: (places[each.label], places[each.other], metrics[each.metric.key])))
 
 
-def _paired(result: Result, baseline: Result, metric: Compared) -> Paired:
-    return paired(result.values[metric.key], baseline.values[metric.key])
+def _favoured(results: Sequence[Result]) -> str | None:
+    """The baseline that follows from the names alone, and so was known before there were results."""
+    constants = [result.label for result in results if result.variant.scheduler == "constant"]
+    return min(constants or (result.label for result in results), key=natural_order)
 
 
 def _equal_plans(results: Sequence[Result]) -> tuple[tuple[str, ...], ...]:

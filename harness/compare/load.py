@@ -20,6 +20,7 @@ from harness.record import (
     RUN_FILES,
     STATUSES,
     SUMMARY_FILE,
+    SWEEP_FILE,
     EpochRow,
     best,
     finite,
@@ -60,6 +61,7 @@ class Run:
     epochs_trained: int | None
     epochs_reused: int | None
     weights: str | None
+    classes: int | None
     digests: Mapping[str, Any]
     finished: float
 
@@ -77,10 +79,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Loaded:
-    """All runs, in the order of their names, and a line for each thing in their files that is not sound."""
+    """All runs, in the order of their names, a line for each thing in their files that is not sound, and the sweeps
+    among whose jobs some have not completed."""
 
     runs: tuple[Run, ...]
     problems: tuple[str, ...]
+    unfinished: tuple[Path, ...]
 
 
 def load_runs(folders: Sequence[Path]) -> Loaded:
@@ -101,7 +105,9 @@ def load_runs(folders: Sequence[Path]) -> Loaded:
         raise UserError(f"no runs in {names}: a run folder holds {', '.join(RUN_FILES[:2])} or {RUN_FILES[2]}")
     common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     runs = [_read_run(path, _name(path, common), problems) for path in sorted(run_folders)]
-    return Loaded(tuple(runs), tuple(problems))
+    sweeps = sorted({run.folder.parent for run in runs})
+    unfinished = (sweep for sweep in sweeps if (read_sealed(sweep / SWEEP_FILE) or {}).get("finished") is False)
+    return Loaded(tuple(runs), tuple(problems), tuple(unfinished))
 
 
 def _run_folders(top: Path, seen: set[tuple[int, int]], problems: list[str]) -> list[Path]:
@@ -141,6 +147,10 @@ def _integer(value: object) -> int | None:
 
 def _text(value: object) -> str:
     return printable(value, kept="") if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return len(value) if isinstance(value, list) and len(value) > 1 else None
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -280,6 +290,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         epochs_trained=_integer(result.get("epochs_trained")),
         epochs_reused=_integer(result.get("epochs_reused")),
         weights=_text(result.get("weights_sha256")) or None,
+        classes=_count(facts.get("classes")),
         digests=_mapping(result.get("files")),
         finished=_newest(folder),
     )
@@ -339,6 +350,6 @@ def _disagreements(run: Run, final_in_summary: float | None) -> list[str]:
             f"{run.final.val_accuracy:.6f} in metrics.jsonl; the latter is used"
         )
     if run.final.val_loss is None:
-        consequence = "the run counts for accuracy, not for loss"
+        consequence = "it counts as a run that diverged"
         lines.append(f"{run.name}: the last epoch has no finite validation loss; {consequence}")
     return lines

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
 from statistics import fmean, median
 
 from harness.compare.load import Run
@@ -86,16 +86,39 @@ def _late(run: Run) -> list[EpochRow]:
     return [epoch for epoch in run.log if epoch.epoch >= start]
 
 
+def _late_accuracy(run: Run) -> float | None:
+    known = [epoch.val_accuracy for epoch in _late(run) if epoch.val_accuracy is not None]
+    return fmean(known) if known else None
+
+
+def _flattery(run: Run) -> float | None:
+    late = _late_accuracy(run)
+    return None if late is None or run.best_val_accuracy is None else run.best_val_accuracy - late
+
+
+def diverged(run: Run) -> bool:
+    """Whether a loss of the last epochs is no number, or they are worse than guessing: in loss, and little better in
+    accuracy, since a network that is sure of its few errors can have a high loss.
+    """
+    losses, accuracy = [epoch.val_loss for epoch in _late(run)], _late_accuracy(run)
+    known = [loss for loss in losses if loss is not None]
+    if not known or len(known) < len(losses):
+        return True
+    if run.classes is None or accuracy is None:
+        return False
+    return fmean(known) > log(run.classes) and accuracy < (1 + 1 / run.classes) / 2
+
+
 def _spread(run: Run) -> float | None:
     late = [epoch.val_accuracy for epoch in _late(run) if epoch.val_accuracy is not None]
     return max(late) - min(late) if len(late) > 1 else None
 
 
 def _late_loss(run: Run) -> float | None:
-    """None where an epoch's loss is not finite: leaving it out would flatter a run that diverged."""
-    losses = [epoch.val_loss for epoch in _late(run)]
-    known = [loss for loss in losses if loss is not None]
-    return fmean(known) if known and len(known) == len(losses) else None
+    """That of guessing for a run that diverged: leaving it out would flatter its schedule, and a mean would be its."""
+    if diverged(run):
+        return None if run.classes is None else log(run.classes)
+    return fmean(epoch.val_loss for epoch in _late(run) if epoch.val_loss is not None)
 
 
 def _throughput(run: Run) -> float | None:
@@ -127,42 +150,46 @@ def _seconds_to(run: Run, target: float | None) -> float | None:
     return sum(known) if len(known) == needed else None
 
 
-# The only metric that anything is ranked on.
-FINAL_ACCURACY = Compared(
-    "final_val_accuracy",
-    "Val acc. %",
+# A schedule that never settles ends wherever its last epoch happens to throw it: a single epoch says little of the
+# level it moves at, the mean of the last ones does. The first of the two is what schedules are ranked by.
+LATE_ACCURACY = Compared(
+    "late_val_accuracy",
+    "Late val acc. %",
     ACCURACY,
-    lambda run, _: run.final.val_accuracy if run.final else None,
+    lambda run, _: _late_accuracy(run),
     EVERY_TABLE,
-    name="final validation accuracy",
-    short="accuracy",
-    measured="percentage points of final accuracy",
+    name="late validation accuracy",
+    short="late accuracy",
+    measured="percentage points of late accuracy",
     higher_is_better=True,
 )
-# A schedule that never settles ends wherever its last epoch happens to throw it: a single epoch's loss says little of
-# the level it moves at, the mean of the last epochs does.
 LATE_LOSS = Compared(
     "late_val_loss",
     "Late val loss",
     LOSS,
     lambda run, _: _late_loss(run),
     EVERY_TABLE,
-    in_runs_csv=False,
     name="late validation loss",
     short="late loss",
-    measured="nats of late loss, which a last epoch that happened to be good or bad moves little",
+    measured="nats of late loss",
     higher_is_better=False,
 )
+FINAL_ACCURACY = Metric(
+    "final_val_accuracy", "Final val acc. %", ACCURACY, lambda run, _: run.final.val_accuracy if run.final else None,
+    EVERY_TABLE,
+)  # fmt: skip
 FINAL_LOSS = Metric(
-    "final_val_loss", "Val loss", LOSS, lambda run, _: run.final.val_loss if run.final else None, EVERY_TABLE
+    "final_val_loss", "Final val loss", LOSS, lambda run, _: run.final.val_loss if run.final else None, (REPORT, APART)
 )
 TEST_ACCURACY = Metric("test_accuracy", "Test acc. %", ACCURACY, lambda run, _: run.test_accuracy, (REPORT, TERMINAL))
 EPOCHS_TO_TARGET = Metric("epochs_to_target", "Epochs to target", EPOCHS, _epochs_to, to_target=True)
 METRICS = (
-    FINAL_ACCURACY,
-    Metric("best_val_accuracy", "Best val acc. %", ACCURACY, lambda run, _: run.best_val_accuracy, EVERY_TABLE),
-    FINAL_LOSS,
+    LATE_ACCURACY,
     LATE_LOSS,
+    FINAL_ACCURACY,
+    FINAL_LOSS,
+    Metric("best_val_accuracy", "Best val acc. %", ACCURACY, lambda run, _: run.best_val_accuracy, (REPORT, APART)),
+    Metric("flattery", "Best less late, points", ACCURACY, lambda run, _: _flattery(run), in_runs_csv=False),
     TEST_ACCURACY,
     Metric("test_loss", "Test loss", LOSS, lambda run, _: run.test_loss, tables=()),
     EPOCHS_TO_TARGET,

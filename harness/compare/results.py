@@ -10,7 +10,16 @@ import numpy as np
 
 from harness.compare.groups import Group, Variant
 from harness.compare.load import Run
-from harness.compare.metrics import EPOCHS_TO_TARGET, FINAL_ACCURACY, FINAL_LOSS, METRICS, TEST_ACCURACY, Metric
+from harness.compare.metrics import (
+    EPOCHS_TO_TARGET,
+    FINAL_ACCURACY,
+    FINAL_LOSS,
+    LATE_ACCURACY,
+    LATE_LOSS,
+    METRICS,
+    TEST_ACCURACY,
+    Metric,
+)
 from harness.compare.stats import Estimate, estimate, t_quantile
 from harness.record import finite
 
@@ -95,10 +104,10 @@ def aggregate(runs: Sequence[Run], curve: str) -> Band:
 
 
 def ranked(variants: Sequence[Variant], target: float | None) -> tuple[Result, ...]:
-    """Results by mean final validation accuracy; equal ones by validation loss, then by label."""
+    """Results by mean late validation accuracy; equal ones by late validation loss, then by label."""
 
     def rank(result: Result) -> tuple[float, float, str]:
-        accuracy, loss = result.of(FINAL_ACCURACY).mean, result.of(FINAL_LOSS).mean
+        accuracy, loss = result.of(LATE_ACCURACY).mean, result.of(LATE_LOSS).mean
         return -(accuracy or 0.0), float("inf") if loss is None else loss, result.label
 
     results = []

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: interval, paired difference, correction, number of seeds.
+"""The statistics of a comparison: interval, paired difference, equivalence, number of seeds.
 
 Distributions and tests are SciPy's; it is imported when a test is asked for, since its import takes most of a second.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean
+from math import ceil
+from statistics import NormalDist, fmean
 
 import numpy as np
 
@@ -16,6 +17,7 @@ CONFIDENCE = 0.95
 ALPHA = 0.05
 POWER = 0.8
 EXACT_SEEDS = 12  # 2^12 sign patterns; beyond that the exact test is not made
+_NORMAL = NormalDist()
 MOST_SEEDS = 10_000  # a difference that needs more than that is reported as out of reach
 
 
@@ -63,13 +65,50 @@ class Paired:
         n = len(self.seeds)
         return 2.0 / 2.0**n if n >= 2 else None
 
+    @property
+    def wins(self) -> int:
+        """The seeds in which the alternative has the higher value."""
+        return sum(difference > 0 for difference in self.differences)
+
+    @property
+    def p_sign(self) -> float:
+        """The chance that so many seeds or more agree in the sign of the mean difference, were either as likely."""
+        from scipy import special
+
+        mean = self.estimate.mean or 0.0
+        agreeing = sum(difference * mean > 0 for difference in self.differences)
+        return float(special.bdtrc(agreeing - 1, len(self.seeds), 0.5)) if agreeing else 1.0
+
+    def interval(self, alpha: float) -> tuple[float, float] | None:
+        """Student's interval at the confidence 1 - `alpha`; None with fewer than two seeds."""
+        shape = self.estimate
+        if shape.mean is None or shape.sd is None:
+            return None
+        half = t_quantile(shape.n, alpha) * shape.sd / shape.n**0.5
+        return shape.mean - half, shape.mean + half
+
+    def p_equivalent(self, margin: float) -> float | None:
+        """The p value of the true difference being `margin` or more in size; None with fewer than two seeds.
+
+        Schuirmann, D. J. (1987): A comparison of the two one-sided tests procedure. J. Pharmacokinet. Biopharm. 15.
+        """
+        from scipy import special
+
+        shape = self.estimate
+        if shape.mean is None or shape.sd is None:
+            return None
+        room = margin - abs(shape.mean)
+        if shape.sd == 0.0:
+            return 0.5 ** len(self.seeds) if room > 0 else 1.0
+        return float(special.stdtr(shape.n - 1, -room / (shape.sd / shape.n**0.5)))
+
 
 @lru_cache(maxsize=4096)
-def t_quantile(n: int) -> float:
-    """How many standard errors of a mean over `n` >= 2 values lie on each side of its 95 % interval."""
-    from scipy import stats
+def t_quantile(n: int, alpha: float = 1 - CONFIDENCE) -> float:
+    """How many standard errors of a mean over `n` >= 2 values lie on each side of its interval at 1 - `alpha`."""
+    from scipy import special
 
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return float(special.stdtrit(n - 1, 1 - alpha / 2))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -84,8 +123,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(n, mean, mean - half, mean + half, sd)
 
 
-def paired(alternative: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
-    """Compare two schedules by seed: Student's paired t, and the exact sign-flip permutation test for few seeds.
+def paired(alternative: Mapping[int, float], baseline: Mapping[int, float], permutation: bool = True) -> Paired:
+    """Compare two schedules by seed: Student's paired t and, if wanted, the exact sign-flip permutation test.
 
     Both map a seed to a finite value; seeds that only one has are left out.
     """
@@ -104,69 +143,78 @@ def paired(alternative: Mapping[int, float], baseline: Mapping[int, float]) -> P
         values = (constant,) * len(seeds)
         p_same = 1.0 if constant == 0.0 else 2.0 / 2.0 ** len(seeds)
         return Paired(seeds, values, estimate(values), 1.0 if constant == 0.0 else None, p_same)
-    return _tested(seeds, first, second)
+    from scipy import special
+
+    values = tuple(differences.tolist())
+    shape = estimate(values)
+    assert shape.mean is not None
+    assert shape.sd is not None
+    p_t = 2 * float(special.stdtr(len(values) - 1, -abs(shape.mean) / (shape.sd / len(values) ** 0.5)))
+    wanted = permutation and len(values) <= EXACT_SEEDS
+    return Paired(seeds, values, shape, p_t, _permutation_p(first, second) if wanted else None)
 
 
-def _tested(seeds: tuple[int, ...], first: np.ndarray, second: np.ndarray) -> Paired:
+def _permutation_p(first: np.ndarray, second: np.ndarray) -> float:
     from scipy import stats
 
-    result = stats.ttest_rel(first, second)
-    interval = result.confidence_interval(CONFIDENCE)
-    values = tuple((first - second).tolist())
-    low, high, sd = float(interval.low), float(interval.high), float(np.std(values, ddof=1))
-    shape = Estimate(len(values), fmean(values), low, high, sd)
-    p_permutation = None
-    if len(values) <= EXACT_SEEDS:
-        exact = stats.permutation_test(
-            (first, second),
-            lambda x, y, axis: np.mean(x - y, axis=axis),
-            permutation_type="samples",
-            n_resamples=np.inf,
-            vectorized=True,
-        )
-        p_permutation = float(exact.pvalue)
-    return Paired(seeds, values, shape, float(result.pvalue), p_permutation)
+    exact = stats.permutation_test(
+        (first, second),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+    )
+    return float(exact.pvalue)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, in the given order.
+def p_of_rates(only_first: int, only_second: int) -> float:
+    """The exact p value of one of two schedules failing more often, by the seeds in which one alone failed.
 
-    Holm, S. (1979): A simple sequentially rejective multiple test procedure. Scand. J. Statist. 6, 65-70.
+    McNemar, Q. (1947): Note on the sampling error of the difference between correlated proportions. Psychometrika 12.
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    from scipy import special
+
+    discordant = only_first + only_second
+    return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), discordant, 0.5))) if discordant else 1.0
 
 
-def paired_power(n: int, mean: float, sd: float, alpha: float) -> float:
-    """Power of the two-sided paired t test with `n` seeds, were the true difference `mean` and its spread `sd`.
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """Seeds for 80 % power if the true effect is the one observed, and if it lies at the ends of its 80 % interval.
 
-    From the noncentral t distribution: Cohen (1988), Statistical Power Analysis, chapter 2.
+    None where more than `MOST_SEEDS` are needed, or no number is enough.
     """
-    from scipy import stats
 
-    degrees = n - 1
-    critical = float(stats.t.ppf(1 - alpha / 2, degrees))
-    shift = abs(mean) / sd * n**0.5
-    # The tail on the wrong side adds less than alpha / 2 and is not always finite in SciPy.
-    return float(stats.nct.sf(critical, degrees, shift))
+    observed: int | None
+    fewest: int | None
+    most: int | None
 
 
-@lru_cache(maxsize=4096)
-def seeds_needed(mean: float, sd: float, alpha: float) -> int | None:
-    """Seeds for 80 % power at the two-sided level `alpha`, taking the observed difference and spread as true.
-
-    None where no number helps (`mean` or `sd` is 0) or where more than `MOST_SEEDS` would be needed.
-    """
-    if mean == 0.0 or sd == 0.0 or paired_power(MOST_SEEDS, mean, sd, alpha) < POWER:
+def seeds_needed(pair: Paired, alpha: float) -> SeedsNeeded | None:
+    """What it would take to show a difference at the two-sided level `alpha`; None if it never varied, or is zero."""
+    mean, sd, n = pair.estimate.mean, pair.estimate.sd, len(pair.seeds)
+    if not mean or not sd:
         return None
-    low, high = 1, 2  # `low` is too few, `high` is doubled until it is enough
-    while paired_power(high, mean, sd, alpha) < POWER:
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if paired_power(middle, mean, sd, alpha) >= POWER else (middle, high)
-    return high
+    small, large = effect_interval(abs(mean) / sd, n)
+    return SeedsNeeded(*(_seeds_for(effect, alpha) for effect in (abs(mean) / sd, large, small)))
+
+
+def effect_interval(effect: float, n: int) -> tuple[float, float]:
+    """The 80 % interval of the true mean over its spread, after `effect` was observed over `n` >= 2 seeds.
+
+    By the large-sample variance of Hedges and Olkin (1985), Statistical Methods for Meta-Analysis, chapter 5.
+    """
+    half = _NORMAL.inv_cdf(0.9) * (1 / n + effect**2 / (2 * n)) ** 0.5
+    return effect - half, effect + half
+
+
+def _seeds_for(effect: float, alpha: float) -> int | None:
+    """Seeds for 80 % power of the two-sided paired t test, to within one.
+
+    Guenther, W. C. (1981): Sample size formulas for normal theory t tests. The American Statistician 35, 243-244.
+    """
+    if effect <= 0.0:
+        return None
+    critical = _NORMAL.inv_cdf(1 - alpha / 2)
+    seeds = ((critical + _NORMAL.inv_cdf(POWER)) / effect) ** 2 + critical**2 / 2
+    return max(2, ceil(seeds)) if seeds <= MOST_SEEDS else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from harness.compare.comparison import Comparison, Difference
+from harness.compare.comparison import Comparison
 from harness.compare.groups import Group, Variant, setting_text
 from harness.compare.metrics import ACCURACY, APART, COMPARED, LOSS, METRICS, REPORT, Metric, Unit
 from harness.compare.results import DECAY_FACTOR, BudgetPoint, Decay, Result
 from harness.compare.stats import Estimate
+from harness.compare.verdicts import Difference
 from harness.errors import plural
 from harness.report import words
 from harness.report.blocks import ROWS, Block, Bullets, Cell, Column, Heading, Paragraph, Picture, Table, table
@@ -96,10 +98,16 @@ def _results(comparison: Comparison) -> list[Block]:
     if not comparison.results:
         return []
     legend = (
-        "Mean ± half width of the 95 % interval (Student's t) over the seeds. Ranked by final validation "
-        "accuracy; the test accuracy is shown and never ranked on. Losses are in nats. Best epoch counts "
-        "from 0. Late val loss: mean validation loss over the last tenth of the epochs (at least two). Late "
-        f"spread: highest less lowest validation accuracy in the same epochs. {words.target_note(comparison)}"
+        "Mean ± half width of the 95 % interval (Student's t) over the seeds, for each row by itself. Ranked by late "
+        "validation accuracy; the test accuracy is shown and never ranked on. Late: the mean over the last tenth of "
+        "the "
+        "epochs (at least two); a single last epoch is shown and not tested. The best epoch's accuracy is the "
+        "highest of "
+        "many that chance moves, and so flatters every row by what it is above the late one. A run that ended no "
+        "better "
+        "than guessing has guessing's late loss. Losses are in nats. Best epoch counts from 0. Late spread: highest "
+        "less "
+        f"lowest validation accuracy in the late epochs. {words.target_note(comparison)}"
     )
     shown = results_table(comparison.leading(ROWS), REPORT, comparison.baseline)
     more = [Paragraph(text) for text in not_shown(len(comparison.results), "schedules are")]
@@ -107,31 +115,42 @@ def _results(comparison: Comparison) -> list[Block]:
 
 
 _DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
-    Column("Alternative", lambda difference: Cell(difference.label)),
+    Column("Schedule", lambda difference: Cell(difference.label)),
+    Column("less", lambda difference: Cell(difference.other)),
     Column("Metric", lambda difference: Cell(difference.metric.short)),
     Column("Seeds", lambda difference: _number(len(difference.paired.seeds))),
-    Column("Difference [95 % interval]", lambda d: _change(d.paired.estimate, d.metric.unit)),
+    Column("Difference [for all at once]", lambda difference: _simultaneous(difference)),
     Column("p, paired t", lambda difference: _p(difference.paired.p_t)),
     Column("p, permutation", lambda difference: _p(difference.paired.p_permutation)),
-    Column("p, Holm", lambda difference: _p(difference.p_holm)),
+    Column("p, corrected", lambda difference: _p(difference.p_corrected)),
     Column("Verdict", lambda difference: Cell(difference.verdict)),
 )
 
 
+def _simultaneous(difference: Difference) -> Cell:
+    shape = replace(difference.paired.estimate, low=difference.low, high=difference.high)
+    return _change(shape, difference.metric.unit)
+
+
 def _differences(comparison: Comparison) -> list[Block]:
-    if comparison.baseline is None:
+    if comparison.baseline is None or comparison.withheld:
         return []
-    rows = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
-    both = "both" if len(COMPARED) == 2 else "all"
+    first = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
+    others = comparison.others if len(comparison.others) <= ROWS else ()
     text = (
-        f"Alternative less baseline, paired by seed, in {words.listed([metric.measured for metric in COMPARED])}. "
-        f"Baseline: {comparison.baseline} ({comparison.baseline_chosen}). Holm's correction covers all "
-        f"{plural(comparison.tests, 'test')} of this table, {both} metrics together. The intervals are not corrected."
+        f"Paired by seed, in {words.listed([metric.measured for metric in COMPARED])}: each schedule less the "
+        "baseline, "
+        f"{comparison.baseline} ({comparison.baseline_chosen}), then all other pairs. {words.terms_text(comparison)} "
+        "The "
+        "intervals hold for all pairs at once; a claim may be made where one just touches 0, since its test goes step "
+        "by step."
     )
+    more = [] if others or not comparison.others else [f"{len(comparison.others):,} more pairs are in comparison.json."]
     return [
-        Heading(f"Differences from {comparison.baseline}"),
-        table(_DIFFERENCE_COLUMNS, rows),
+        Heading("Differences"),
+        table(_DIFFERENCE_COLUMNS, [*first, *others]),
         *(Paragraph(sentence) for sentence in not_shown(len(comparison.results) - 1, "alternatives are")),
+        *map(Paragraph, more),
         Paragraph(text),
     ]
 
@@ -235,10 +254,20 @@ _METHOD = (
     "where a sweep varied them; they then belong to the schedule's name.",
     "Validation is a held-out part of the training data. The test set serves no choice made here.",
     "Differences are paired by seed: the seed sets initial weights and the order of the images, so a pair differs by "
-    "the schedule alone. Two-sided paired t test; exact sign-flip permutation test up to twelve seeds; Holm (1979) "
-    "over all tests. Claims are made at a corrected p below 0.05.",
-    "Seeds needed come from the noncentral t distribution at the level 0.05 divided by the number of tests. They take "
-    "the observed difference for the true one, which is optimistic after a lucky start.",
+    "the schedule alone. Two-sided paired t test; exact sign-flip permutation test up to twelve seeds. A claim takes a "
+    "corrected p below 0.05, and so many seeds that agree with the sign of the mean that a fair coin would give them "
+    "in "
+    "less than one of ten cases.",
+    "All pairs of schedules in all compared metrics are tested together, so a claim may be read whichever baseline one "
+    "prefers, and the schedules of which none is claimed to be worse than another hold the best one with 95 % "
+    "probability. Up to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test "
+    "(Hochberg and Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with "
+    "the baseline that follows from the names alone.",
+    "A look is a report on these runs or some of them. Four fifths of the 5 % are spent on the first, the rest on all "
+    "later ones (Lan and DeMets 1983), so that adding seeds until something can be claimed does not make it false more "
+    "often. The looks so far are noted in looks.json beside the report.",
+    "Seeds needed are for the level of the next look (Guenther 1981). They take the observed difference for the true "
+    "one, which is optimistic after a lucky start; the range is that of its 80 % interval.",
     "With more than one seed, intervals describe the spread over seeds for this data split; another split would add "
     "its own.",
 )

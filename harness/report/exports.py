@@ -11,23 +11,31 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
       label, chosen: label null when there is nothing to compare
     main: the largest group of comparable runs, null without any
       epochs, identity
-      schedules: best first; from final_val_accuracy to seconds_to_target estimates
+      schedules: best first; from late_val_accuracy to seconds_to_target estimates
         label, scheduler, target, arguments, settings, seeds, runs
         final_val_accuracy, best_val_accuracy, final_val_loss, test_accuracy, test_loss, best_epoch
-        late_val_loss: mean validation loss over the last tenth of the epochs (at least two)
+        late_val_accuracy, late_val_loss: means over the last tenth of the epochs (at least two); a run that diverged
+          has guessing's loss
+        flattery: best accuracy less late accuracy
         spread: highest less lowest validation accuracy of the same epochs
         images_per_second: a run's median over epochs that it trained itself
         epochs_to_target, seconds_to_target: trained until the target was first met
         reached: number of runs that met the target
-    tests: size of the Holm family: every difference below that has a p value
-    differences: alternative less baseline, paired by seed
-      label, seeds, mean, low, high, sd, p_t, p_permutation, smallest_permutation_p, p_holm
-      metric: final_val_accuracy or late_val_loss
+    claims
+      tests: every difference below that has a p value
+      look, level: which look at these runs it is, from 1; the chance of any false claim at it
+      margin: as given, a fraction; null without one
+      withheld: why nothing is tested, or empty
+      may_be_best: by metric the labels of which none is claimed to be worse than another
+    differences: of all pairs, schedule less other, paired by seed; those with the baseline first
+      label, other, seeds, mean, low, high, sd, p_t, p_permutation, smallest_permutation_p
+      metric: late_val_accuracy or late_val_loss
+      simultaneous: [low, high] of the interval that holds for all pairs at once
+      p_corrected, p_equivalent: for tests and looks, to be compared with 0.05; the latter is of the margin
+      p_sign: the chance of so many seeds agreeing with the mean's sign, were either as likely
       differences, unpaired: by seed; seeds that only one has
-      verdict: better, worse, undecided or no claim
-      seeds_needed: in all, for 80 % power at level 0.05 / tests; null if decided or out of reach
-    leader: the best schedule less the runner-up, chosen after the fact; null with fewer than two schedules
-      label, runner_up, seeds, mean, low, high
+      verdict: better, worse, equivalent, undecided or no claim
+      seeds_needed: {observed, fewest, most} in all, for 80 % power at the next look's level; null if decided
     decays: a decay is a learning rate at most half of the epoch before; from accuracy_before on estimates
       label, factor
       epoch, epochs_after: the first at the new rate; trained at it before looking, at most 3
@@ -62,11 +70,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from harness.compare.comparison import DRAWN, Comparison, Difference
+from harness.compare.comparison import DRAWN, Comparison
 from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
-from harness.compare.metrics import CURVES, FINAL_ACCURACY, METRICS
+from harness.compare.metrics import CURVES, LATE_ACCURACY, METRICS
 from harness.compare.results import Result, aggregate
+from harness.compare.verdicts import Difference
 from harness.errors import printable
 from harness.record import finite, flatten
 
@@ -75,13 +84,19 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become null."""
     main = comparison.main
     document = {
-        "ranking": FINAL_ACCURACY.key,
+        "ranking": LATE_ACCURACY.key,
         "target": {"accuracy": comparison.target_accuracy, "chosen": comparison.target_chosen},
         "baseline": {"label": comparison.baseline, "chosen": comparison.baseline_chosen},
         "main": None if main is None else _group(main, comparison.results),
-        "tests": comparison.tests,
-        "differences": [_difference(difference) for difference in comparison.differences],
-        "leader": _leader(comparison),
+        "claims": {
+            "tests": comparison.tests,
+            "look": comparison.look,
+            "level": comparison.terms.level,
+            "margin": comparison.terms.margin,
+            "withheld": comparison.withheld,
+            "may_be_best": comparison.contenders,
+        },
+        "differences": [_difference(difference) for difference in comparison.pairs],
         "decays": [asdict(decay) for decay in comparison.decays],
         "curves": {result.label: _curves(result) for result in comparison.leading(DRAWN)},
         "apart": [
@@ -131,6 +146,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
     pair, shape = difference.paired, asdict(difference.paired.estimate)
     return {
         "label": difference.label,
+        "other": difference.other,
         "metric": difference.metric.key,
         "seeds": pair.seeds,
         "differences": pair.differences,
@@ -139,19 +155,13 @@ def _difference(difference: Difference) -> dict[str, Any]:
         "p_t": pair.p_t,
         "p_permutation": pair.p_permutation,
         "smallest_permutation_p": pair.smallest_permutation_p,
-        "p_holm": difference.p_holm,
+        "p_sign": pair.p_sign if pair.seeds else None,
+        "simultaneous": [difference.low, difference.high],
+        "p_corrected": difference.p_corrected,
+        "p_equivalent": difference.p_equivalent,
         "verdict": difference.verdict,
-        "seeds_needed": difference.seeds_needed,
+        "seeds_needed": asdict(difference.seeds_needed) if difference.seeds_needed else None,
     }
-
-
-def _leader(comparison: Comparison) -> dict[str, Any] | None:
-    pair = comparison.leader
-    if pair is None:
-        return None
-    best, second = comparison.results[:2]
-    shape = {"mean": pair.estimate.mean, "low": pair.estimate.low, "high": pair.estimate.high}
-    return {"label": best.label, "runner_up": second.label, "seeds": pair.seeds, **shape}
 
 
 def _curves(result: Result) -> dict[str, Any]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
-from harness.compare.comparison import Comparison, Difference
-from harness.compare.metrics import ACCURACY, COMPARED, FINAL_ACCURACY, LATE_LOSS, LOSS, Compared, Metric, Unit
+from harness.compare.comparison import Comparison
+from harness.compare.metrics import (
+    ACCURACY,
+    COMPARED,
+    LATE_ACCURACY,
+    LATE_LOSS,
+    LOSS,
+    Compared,
+    Metric,
+    Unit,
+    diverged,
+)
 from harness.compare.results import Result
-from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate
+from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate, Paired, p_of_rates
+from harness.compare.verdicts import MOST_BY_SIGN, Difference, Terms
 from harness.errors import plural
 
+CLAIMS = ("better", "worse", "equivalent")
 NOTHING = "-"  # for a number that does not exist
 EACH = 4  # up to so many alternatives get a sentence for each metric
 SENTENCES = 10  # claims that get a sentence where there are more alternatives
@@ -29,6 +40,9 @@ def written(value: Estimate, unit: Unit) -> str:
     if value.mean is None:
         return NOTHING
     mean = f"{value.mean * unit.scale:,.{unit.digits}f}"
+    if unit is ACCURACY and value.low is not None and value.high is not None and (value.low < 0 or value.high > 1):
+        low, high = (f"{min(max(end, 0.0), 1.0) * 100:.{unit.digits}f}" for end in (value.low, value.high))
+        return f"{mean} [{low}, {high}]"
     return mean if value.half_width is None else f"{mean} ± {value.half_width * unit.scale:,.{unit.digits}f}"
 
 
@@ -67,34 +81,52 @@ def _p_clause(p: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def difference_sentence(difference: Difference, baseline: str) -> str:
+def difference_sentence(difference: Difference, terms: Terms) -> str:
     """What one difference allows to say, in plain words."""
-    label, metric, pair = difference.label, difference.metric.name, difference.paired
+    label, other, metric, pair = difference.label, difference.other, difference.metric.name, difference.paired
     mean, seeds = pair.estimate.mean, len(pair.seeds)
     if mean is None:
-        return f"{label} and {baseline} share no seed, so no claim about their {metric} is possible."
+        return f"{label} and {other} share no seed, so no claim about their {metric} is possible."
     unit = difference.metric.unit
     size = amount(abs(mean), unit) + unit.suffix
-    if difference.p_holm is None:
+    if difference.p_corrected is None:
         return (
-            f"{label} {_tendency(mean, size)} {baseline} in {metric} with the one seed that both have "
+            f"{label} {_tendency(mean, size)} {other} in {metric} with the one seed that both have "
             f"({pair.seeds[0]}); no claim is possible from one seed."
         )
     if mean == 0.0 and pair.estimate.sd == 0.0:
-        return f"{label} and {baseline} have the same {metric} with each of the {plural(seeds, 'seed')}."
-    evidence = f"Holm-corrected {_p_clause(difference.p_holm)}, {plural(seeds, 'seed')}"
-    interval = _interval(difference, difference.verdict == "undecided")
-    # The bare interval may leave out zero where the correction for many tests does not let it decide.
-    among = "among so many tests " if difference.paired.p is not None and difference.paired.p < ALPHA else ""
-    if difference.verdict == "better":
-        return f"{label} beats {baseline} in {metric} by {size} ({interval}{evidence})."
-    if difference.verdict == "worse":
-        return f"{label} is worse than {baseline} in {metric} by {size} ({interval}{evidence})."
+        return f"{label} and {other} have the same {metric} with each of the {plural(seeds, 'seed')}."
+    evidence = f"corrected {_p_clause(difference.p_corrected)}, {_agreement(pair)}"
+    close = f" {_CLOSE}" if difference.is_close else ""
+    if difference.ahead is not None:
+        interval = _interval(difference, signed=False)
+        does = "beats" if difference.ahead == label else "is worse than"
+        within = f" That is within the margin of {_margin(terms)}." if difference.is_within_margin else ""
+        return f"{label} {does} {other} in {metric} by {size} ({interval}{evidence}).{within}{close}"
+    interval = _interval(difference, signed=True)
+    if difference.verdict == "equivalent":
+        p = _p_clause(difference.p_equivalent or 0.0)
+        return f"{label} and {other} differ in {metric} by less than {_margin(terms)} ({interval}corrected {p})."
+    few = pair.p_sign > MOST_BY_SIGN and difference.p_corrected < ALPHA
+    why = "that rests on few of the seeds" if few else "that could be chance"
     return (
-        f"Nothing can be claimed about {label} and {baseline} in {metric}: {label} "
-        f"{_tendency(mean, size)} {baseline}, but {among}that could be chance ({interval}{evidence}). "
-        f"{_more_seeds(difference)}"
+        f"Nothing can be claimed about {label} and {other} in {metric}: {label} {_tendency(mean, size)} {other}, but "
+        f"{why} ({interval}{evidence}).{close} {_more_seeds(difference)}"
     )
+
+
+_CLOSE = "That is close to the threshold of 0.05: another version of a library may turn it."
+
+
+def _margin(terms: Terms) -> str:
+    return f"{amount(terms.margin or 0.0, ACCURACY)} points"
+
+
+def _agreement(pair: Paired) -> str:
+    """In how many seeds the difference has the sign of its mean."""
+    mean = pair.estimate.mean or 0.0
+    agreeing = sum(difference * mean > 0 for difference in pair.differences)
+    return f"in {agreeing} of {plural(len(pair.seeds), 'seed')}"
 
 
 def _tendency(mean: float, size: str) -> str:
@@ -103,60 +135,84 @@ def _tendency(mean: float, size: str) -> str:
     return f"is {size} {'above' if mean > 0 else 'below'}"
 
 
-def _interval(difference: Difference, undecided: bool) -> str:
-    """The interval, turned so that it agrees with the sentence: as a size for a claim, signed where nothing is."""
-    shape = difference.paired.estimate
-    if shape.mean is None or shape.low is None or shape.high is None:
+def _interval(difference: Difference, signed: bool) -> str:
+    """The interval that holds for all pairs at once, turned to agree with the sentence: as a size for a claim."""
+    shape, (low, high) = difference.paired.estimate, (difference.low, difference.high)
+    if shape.mean is None or low is None or high is None:
         return ""
     if difference.paired.p_t is None:
         return "the same difference with every seed, so by the permutation test, "
-    ends = (shape.low, shape.high) if undecided or shape.mean > 0 else (-shape.high, -shape.low)
-    low, high = (amount(end, difference.metric.unit) for end in ends)
-    return f"95 % interval {low} to {high}, "
+    ends = (low, high) if signed or shape.mean > 0 else (-high, -low)
+    texts = [amount(end, difference.metric.unit) for end in ends]
+    return f"simultaneous interval {texts[0]} to {texts[1]}, "
 
 
 def _more_seeds(difference: Difference) -> str:
     shape, needed = difference.paired.estimate, difference.seeds_needed
     if shape.sd == 0.0:
         return "More seeds would have to show whether the difference ever varies."
-    if shape.mean == 0.0:
-        return "As observed, the mean difference is zero."
-    premise = "If the true difference and its spread are those observed,"
     if needed is None:
+        return "As observed, the mean difference is zero."
+    premise = "At the next look, if the true difference and its spread are those observed,"
+    if needed.observed is None:
         return f"{premise} more than {MOST_SEEDS:,} seeds would be needed to show it."
-    more = needed - len(difference.paired.seeds)
-    return f"{premise} {plural(needed, 'seed')} in all ({more:,} more) would be needed to show it with 80 % power."
+    more = needed.observed - len(difference.paired.seeds)
+    most = f"to {needed.most:,}" if needed.most is not None else "upwards without limit"
+    return (
+        f"{premise} {plural(needed.observed, 'seed')} in all ({more:,} more) would be needed to show it with 80 % "
+        "power "
+        f"({needed.fewest or 2:,} {most} over the 80 % interval of these)."
+    )
 
 
 def headline(comparison: Comparison) -> str:
-    """Who leads, by how much, and what that is worth."""
+    """Which schedule won, or which ones may be the best."""
     results = comparison.results
     if not results:
         return "No run can be counted, so there is nothing to compare."
-    best = results[0]
     if len(results) == 1:
-        return f"All counted runs have one schedule, {best.label}: there is nothing to compare."
-    second, pair = results[1], comparison.leader
-    accuracy = best.of(FINAL_ACCURACY)
-    start = (
-        f"{best.label} has the highest mean final validation accuracy, {written(accuracy, ACCURACY)} % "
-        f"({plural(len(best.variant.runs), 'seed')})"
-    )
-    if accuracy.mean == second.of(FINAL_ACCURACY).mean:
-        level = [result.label for result in results if result.of(FINAL_ACCURACY).mean == accuracy.mean]
-        mean = amount(accuracy.mean or 0.0, ACCURACY)
-        return f"{listed(level)} share the highest mean final validation accuracy, {mean} %."
-    if pair is None or pair.estimate.mean is None:
-        return f"{start}; it shares no seed with the runner-up, {second.label}."
-    size = f"{amount(abs(pair.estimate.mean), ACCURACY)} points"
-    if pair.estimate.low is None or pair.estimate.high is None:
-        return f"{start}; it shares one seed with the runner-up, {second.label}, so no claim is possible."
-    low, high = (amount(end, ACCURACY) for end in (pair.estimate.low, pair.estimate.high))
-    verb = "is ahead of" if pair.estimate.mean >= 0 else "is behind"
+        return f"All counted runs have one schedule, {results[0].label}: there is nothing to compare."
+    if comparison.withheld:
+        return comparison.withheld
+    if not comparison.tests:
+        return f"Which schedule won cannot be said: none shares two seeds with another. {_highest(comparison)}"
+    sole = {metric: names[0] for metric, names in _contenders(comparison) if len(names) == 1}
+    winners = list(dict.fromkeys(sole.values()))
+    if len(winners) == 1 and len(sole) == len(COMPARED):
+        others = [result.label for result in results if result.label != winners[0]]
+        return f"{winners[0]} won: it beats {listed(others)} in {listed([metric.name for metric in COMPARED])}."
+    sentences = [_may_be_best(comparison, metric, names) for metric, names in _contenders(comparison)]
+    if winners:
+        start = " and ".join(f"{name} in {metric.name}" for metric, name in sole.items())
+        return f"The winner is {start}. {' '.join(sentences)}"
+    if any(len(names) < len(results) for _, names in _contenders(comparison)):
+        return f"No single schedule won. {' '.join(sentences)}"
+    return f"No schedule won: every one of them may be the best. {_highest(comparison)}"
+
+
+def _contenders(comparison: Comparison) -> list[tuple[Compared, tuple[str, ...]]]:
+    return [(metric, comparison.contenders[metric.key]) for metric in COMPARED]
+
+
+def _may_be_best(comparison: Comparison, metric: Compared, names: Sequence[str]) -> str:
+    out = [result.label for result in comparison.results if result.label not in names]
+    if not out:
+        return f"In {metric.name} every schedule may be the best."
+    ruled_out = f"{listed(out)} {'is' if len(out) == 1 else 'are'} ruled out"
+    if len(names) == 1:
+        return f"In {metric.name} {names[0]} beats {listed(out)}."
+    return f"In {metric.name} the best is one of {listed(names)}; {ruled_out}."
+
+
+def _highest(comparison: Comparison) -> str:
+    """The highest mean, which is a description and no claim."""
+    best = comparison.results[0]
+    mean = best.of(LATE_ACCURACY).mean
+    level = [result.label for result in comparison.results if result.of(LATE_ACCURACY).mean == mean]
+    verb = "has" if len(level) == 1 else "share"
     return (
-        f"{start}. Over {plural(len(pair.seeds), 'shared seed')} it {verb} the runner-up, {second.label}, by "
-        f"{size} (95 % interval {low} to {high}). The pair was picked after seeing the results, so this "
-        "describes and does not test."
+        f"{listed(level)} {verb} the highest mean {LATE_ACCURACY.name}, {written(best.of(LATE_ACCURACY), ACCURACY)} % "
+        f"({plural(len(best.variant.runs), 'seed')})."
     )
 
 
@@ -170,33 +226,47 @@ def sharing(comparison: Comparison) -> str:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """A sentence for every alternative and metric; of many alternatives only for those with a claim."""
-    baseline = comparison.baseline
-    if baseline is None:
+    """A sentence for every difference from the baseline and claim about other pairs; of many only for those claimed."""
+    if comparison.baseline is None or comparison.withheld:
         return []
-    differences = comparison.differences
+    terms, differences = comparison.terms, comparison.differences
+    claims = [difference for difference in comparison.pairs if difference.verdict in CLAIMS]
     if len(differences) <= len(COMPARED) * EACH:
-        return [difference_sentence(difference, baseline) for difference in differences]
-    claims = [difference for difference in differences if difference.verdict in ("better", "worse")]
-    sentences = [difference_sentence(difference, baseline) for difference in claims[:SENTENCES]]
+        said = [*differences, *(claim for claim in claims if claim not in differences)]
+        return [difference_sentence(difference, terms) for difference in said]
+    sentences = [difference_sentence(difference, terms) for difference in claims[:SENTENCES]]
     for metric in COMPARED:
-        sentences.append(_count_sentence([d for d in differences if d.metric is metric], metric, baseline))
+        sentences.append(_count_sentence(comparison, metric))
     return sentences
 
 
-def _count_sentence(differences: Sequence[Difference], metric: Compared, baseline: str) -> str:
-    """How many alternatives have which verdict in a metric, and what it would take to decide one more."""
-    counted = Counter(difference.verdict for difference in differences)
-    counts = [f"{counted[verdict]:,} {verdict}" for verdict in ("better", "worse", "undecided")]
-    silent = counted["no claim"]
-    counts += [f"{silent:,} with too few shared seeds for a claim"] if silent else []
-    sentence = f"Of {len(differences):,} alternatives to {baseline}, in {metric.name}: {', '.join(counts)}."
-    needed = [difference.seeds_needed for difference in differences if difference.seeds_needed is not None]
+def _count_sentence(comparison: Comparison, metric: Compared) -> str:
+    """How many pairs have which verdict in a metric, and what it would take to decide one more."""
+    pairs = [pair for pair in comparison.pairs if pair.metric is metric]
+    claimed = sum(pair.verdict in CLAIMS for pair in pairs)
+    sentence = (
+        f"In {metric.name} {plural(claimed, 'claim')} can be made about {plural(len(pairs), 'pair')} of schedules; "
+        f"{len(comparison.contenders[metric.key]):,} of {len(comparison.results):,} schedules may be the best."
+    )
+    needed = [pair.seeds_needed.observed for pair in pairs if pair.seeds_needed and pair.seeds_needed.observed]
     if not needed:
         return sentence
     return (
         f"{sentence} To decide the clearest of the undecided with 80 % power, were its observed difference "
         f"the true one, {plural(min(needed), 'seed')} in all would be needed."
+    )
+
+
+def terms_text(comparison: Comparison) -> str:
+    """How many tests and looks the claims allow for."""
+    tests, look, level = comparison.tests, comparison.look, comparison.terms.level
+    if not tests:
+        return ""
+    first = "the first look at these runs" if look == 1 else f"look {look} at these runs or some of them"
+    return (
+        f"Corrected for all {plural(tests, 'test')}, whichever schedule is taken for the baseline, and for looking "
+        "again: "
+        f"this is {first}, at which any false claim has a chance of {level * 100:.2g} %, and of 5 % over all looks."
     )
 
 
@@ -214,7 +284,7 @@ def cautions(comparison: Comparison) -> list[str]:
     if main is not None and main.size and max(len(variant.runs) for variant in main.variants) == 1:
         lines.append("Every schedule has one seed: no claim is possible. Three seeds are a start, five are better.")
     # Accuracy is always there, so that a seed which is not paired in it is one that only one schedule has.
-    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric is FINAL_ACCURACY}
+    unpaired = {d.label: d.unpaired for d in comparison.differences if d.unpaired and d.metric is LATE_ACCURACY}
     for label, seeds in list(unpaired.items())[:SENTENCES]:
         both = f"{label} and {comparison.baseline} are compared over the seeds that both have"
         lines.append(f"{both}; not paired: {_seeds(seeds)}.")
@@ -226,15 +296,25 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _divergences(comparison: Comparison) -> list[str]:
-    """A sentence for each schedule whose mean losses lack runs, since what they lack is its worst."""
+    """A sentence for each schedule with runs that diverged, what they count as, and whether it has more of them."""
+    lost = {result.label: {run.seed for run in result.variant.runs if diverged(run)} for result in comparison.results}
     lines = []
     for result in comparison.results:
-        lost = sorted({*result.variant.seeds} - result.values[LATE_LOSS.key].keys())
-        if lost:
-            lines.append(
-                f"{result.label} diverged with {_seeds(lost)}: the validation loss stopped being a number. Mean losses "
-                "and differences in loss are over the other seeds and flatter it; the accuracies count all seeds."
-            )
+        seeds = sorted(seed for seed in lost[result.label] if seed is not None)
+        if not seeds:
+            continue
+        known = len(result.values[LATE_LOSS.key]) == len(result.variant.runs)
+        counts = "Its late loss there counts as that of guessing" if known else (
+            "Mean losses and differences in loss are over the other seeds and flatter it; the accuracies count all "
+            "seeds"
+        )  # fmt: skip
+        many = f"{len(seeds)} of {plural(len(result.variant.runs), 'run')}"
+        line = f"{result.label} diverged with {_seeds(seeds)} ({many}): at the end no better than guessing. {counts}."
+        if comparison.baseline is not None and result.label != comparison.baseline:
+            theirs, ours = lost[comparison.baseline], lost[result.label]
+            p = p_of_rates(len(ours - theirs), len(theirs - ours))
+            line += f" That it diverges more or less often than {comparison.baseline}: exact {_p_clause(p)}."
+        lines.append(line)
     return lines[:SENTENCES]
 
 
@@ -250,7 +330,7 @@ def _permutation_cautions(comparison: Comparison) -> list[str]:
         )
     for difference in comparison.differences:
         p, smallest = difference.paired.p_permutation, difference.paired.smallest_permutation_p
-        decided = difference.verdict in ("better", "worse")
+        decided = difference.ahead is not None
         if decided and p is not None and smallest is not None and smallest <= ALPHA < p:
             lines.append(
                 f"The permutation test does not support the claim about {difference.label} in "

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.compare.comparison import Comparison, compare
-from harness.compare.load import load_runs
+from harness.compare.load import Loaded, load_runs
+from harness.compare.looks import look_at, read_looks, write_looks
 from harness.errors import UserError
 from harness.files import write_atomic
+from harness.record import COMPLETED
 from harness.report.blocks import Picture
 from harness.report.content import report_blocks
 from harness.report.exports import runs_csv, to_json
 from harness.report.render import html_page, markdown, terminal_text
+from harness.report.words import listed
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,27 @@ class Report:
 
 
 def write_report(
-    folders: Sequence[Path], output: Path, baseline: str | None = None, target_accuracy: float | None = None
+    folders: Sequence[Path],
+    output: Path,
+    baseline: str | None = None,
+    target_accuracy: float | None = None,
+    margin: float | None = None,
+    jobs: int | None = None,
 ) -> Report:
     """Compare the runs in and below `folders` and write the report into the folder `output`.
 
-    Each file is written whole or not at all. A picture of an earlier report that has no successor is removed.
-    Raises `UserError`, before anything is written, if there is no run, the baseline or the target does not
-    fit, or `output` cannot be a folder.
+    Each file is written whole or not at all. A picture of an earlier report that has no successor is removed. Of a
+    sweep that has not ended nothing is claimed, unless `jobs` are enough to have completed. The look at the results is
+    noted beside the report, and in the folders' own reports.
+
+    Raises:
+        UserError: before anything is written, if there is no run, the baseline, target or margin does not fit, or
+            `output` cannot be a folder.
     """
-    comparison = compare(load_runs(folders), baseline, target_accuracy)
+    loaded = load_runs(folders)
+    places = dict.fromkeys([output, *(folder / "report" for folder in folders if (folder / "report").is_dir())])
+    looks = read_looks(list(places))
+    comparison = compare(loaded, baseline, target_accuracy, margin, looks, _withheld(loaded, jobs))
     from harness.report.plots import PICTURES  # matplotlib is slow to import and needed only now
 
     drawn = {name: draw(comparison) for name, draw in PICTURES.items()} if comparison.results else {}
@@ -58,4 +74,22 @@ def write_report(
     for name in PICTURES:
         if name not in contents:
             (output / name).unlink(missing_ok=True)
+    if comparison.main is not None and comparison.tests:
+        looks = looks.with_(look_at(comparison.main))
+        write_looks(output, looks)
+        for place in places:
+            with suppress(UserError):  # a folder that may only be read
+                write_looks(place, looks)
     return Report(terminal_text(comparison), tuple(output / name for name in contents), comparison)
+
+
+def _withheld(loaded: Loaded, jobs: int | None) -> str:
+    """Why nothing is to be claimed yet, or nothing."""
+    done = sum(run.status == COMPLETED for run in loaded.runs)
+    if not loaded.unfinished or (jobs is not None and done >= max(1, jobs)):
+        return ""
+    names = listed([str(folder) for folder in loaded.unfinished], 3)
+    return (
+        f"The sweep in {names} has not ended. What can be claimed is said when it has, so that nobody stops where "
+        "chance favours a schedule; scripts/compare.py with --now says it of the runs there are, and counts as a look."
+    )
