@@ -88,18 +88,19 @@ def judge(
     `favoured` is the baseline that was known before there were results, if one was. `exact` permutation tests are made
     of the pairs with the baseline.
     """
-    labels = list(schedules)
+    labels, metrics = list(schedules), {metric.key: metric for metric in COMPARED}
     pairs: dict[Pair, Paired] = {}
-    for metric in COMPARED:
+    for metric in metrics:
         for first, second in combinations(range(len(labels)), 2):
-            ours, theirs = (schedules[label][metric.key] for label in _turned(labels[first], labels[second], baseline))
+            ours, theirs = (schedules[label][metric] for label in _turned(labels[first], labels[second], baseline))
             wanted = exact and baseline in (labels[first], labels[second])
-            pairs[Pair(metric.key, first, second)] = paired(ours, theirs, wanted)
+            pairs[Pair(metric, first, second)] = paired(ours, theirs, wanted)
     shares = weights(list(pairs), labels.index(favoured) if favoured in labels else None)
     level = terms.level * (1.0 if terms.margin is None else 1 - EQUIVALENCE_SHARE)
     p_values = {key: pair.p for key, pair in pairs.items() if pair.p is not None}
     p_corrected = _to_alpha(corrected(p_values, shares), level)
-    equivalent = _equivalent(pairs, terms)
+    accuracies = {key: pair for key, pair in pairs.items() if metrics[key.metric].unit is ACCURACY}
+    equivalent = _equivalent(accuracies, terms)
     found = []
     for key, pair in pairs.items():
         label, other = _turned(labels[key.first], labels[key.second], baseline)
@@ -110,14 +111,11 @@ def judge(
         seeds = schedules[label][key.metric].keys() | schedules[other][key.metric].keys()
         found.append(
             Difference(
-                label, other, _METRICS[key.metric], pair, tuple(sorted(seeds.difference(pair.seeds))), p, low, high,
+                label, other, metrics[key.metric], pair, tuple(sorted(seeds.difference(pair.seeds))), p, low, high,
                 equivalent.get(key), needed,
             )
         )  # fmt: skip
     return tuple(found)
-
-
-_METRICS = {metric.key: metric for metric in COMPARED}
 
 
 def _turned(first: str, second: str, baseline: str | None) -> tuple[str, str]:
@@ -132,8 +130,7 @@ def _to_alpha(p_values: Mapping[Pair, float], level: float) -> dict[Pair, float]
 def _equivalent(pairs: Mapping[Pair, Paired], terms: Terms) -> dict[Pair, float]:
     if terms.margin is None:
         return {}
-    keys = [key for key in pairs if _METRICS[key.metric].unit is ACCURACY]
-    p_values = {key: p for key in keys if (p := pairs[key].p_equivalent(terms.margin)) is not None}
+    p_values = {key: p for key, pair in pairs.items() if (p := pair.p_equivalent(terms.margin)) is not None}
     return _to_alpha(holm(p_values, dict.fromkeys(p_values, 1.0)), terms.level * EQUIVALENCE_SHARE)
 
 

@@ -263,7 +263,7 @@ _METHOD = (
     "probability. Up to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test "
     "(Hochberg and Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with "
     "the baseline that follows from the names alone.",
-    "A look is a report on these runs or some of them. Four fifths of the 5 % are spent on the first, the rest on all "
+    "A look is a report on these runs or some of them. Of the 5 %, 4.25 are spent on the first and the rest on all "
     "later ones (Lan and DeMets 1983), so that adding seeds until something can be claimed does not make it false more "
     "often. The looks so far are noted in looks.json beside the report.",
     "Seeds needed are for the level of the next look (Guenther 1981). They take the observed difference for the true "

@@ -14,8 +14,7 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
       schedules: best first; from late_val_accuracy to seconds_to_target estimates
         label, scheduler, target, arguments, settings, seeds, runs
         final_val_accuracy, best_val_accuracy, final_val_loss, test_accuracy, test_loss, best_epoch
-        late_val_accuracy, late_val_loss: means over the last tenth of the epochs (at least two); a run that diverged
-          has guessing's loss
+        late_val_accuracy, late_val_loss: over the last tenth (two or more); a run that diverged has guessing's loss
         flattery: best accuracy less late accuracy
         spread: highest less lowest validation accuracy of the same epochs
         images_per_second: a run's median over epochs that it trained itself
@@ -26,7 +25,8 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
       look, level: which look at these runs it is, from 1; the chance of any false claim at it
       margin: as given, a fraction; null without one
       withheld: why nothing is tested, or empty
-      may_be_best: by metric the labels of which none is claimed to be worse than another
+      may_be_best
+        late_val_accuracy, late_val_loss: the labels of which none is claimed to be worse than another
     differences: of all pairs, schedule less other, paired by seed; those with the baseline first
       label, other, seeds, mean, low, high, sd, p_t, p_permutation, smallest_permutation_p
       metric: late_val_accuracy or late_val_loss
@@ -35,7 +35,8 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
       p_sign: the chance of so many seeds agreeing with the mean's sign, were either as likely
       differences, unpaired: by seed; seeds that only one has
       verdict: better, worse, equivalent, undecided or no claim
-      seeds_needed: {observed, fewest, most} in all, for 80 % power at the next look's level; null if decided
+      seeds_needed: null if decided
+        observed, fewest, most: in all, for 80 % power at the next look's level, and its range; null: out of reach
     decays: a decay is a learning rate at most half of the epoch before; from accuracy_before on estimates
       label, factor
       epoch, epochs_after: the first at the new rate; trained at it before looking, at most 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_every_result_is_what_metrics_jsonl_says(sweep: Path) -> None:
         met = [log for log, row in zip(logs, accuracy, strict=True) if row.max() >= 0.5]
         seconds = [sum(x.get("wall_seconds", x["seconds"]) for x in log[:n]) for log, n in zip(met, first, strict=True)]
         expected = {
+            "late_val_accuracy": accuracy[:, -2:].mean(axis=1),
+            "flattery": accuracy.max(axis=1) - accuracy[:, -2:].mean(axis=1),
             "final_val_accuracy": accuracy[:, -1],
             "best_val_accuracy": accuracy.max(axis=1),
             "final_val_loss": [log[-1]["val_loss"] for log in logs],
@@ -93,7 +96,7 @@ def test_every_result_is_what_metrics_jsonl_says(sweep: Path) -> None:
         for name, values in expected.items():
             assert_estimate(found[label][name], values)
     assert [entry["label"] for entry in document["main"]["schedules"]] == sorted(
-        found, key=lambda label: -found[label]["final_val_accuracy"]["mean"]
+        found, key=lambda label: -found[label]["late_val_accuracy"]["mean"]
     )
 
 
@@ -106,31 +109,37 @@ def assert_estimate(found: dict[str, Any], values: Any) -> None:
 
 def test_every_difference_is_what_metrics_jsonl_says(sweep: Path) -> None:
     document = to_json(compared(sweep))
-    found = {(entry["label"], entry["metric"]): entry for entry in document["differences"]}
-    assert len(found) == document["tests"] == 4
-    p_values = {}
-    for label, prefix in (("step", "step"), ("multistep", "multi")):
-        for metric, last in (("final_val_accuracy", 1), ("late_val_loss", 2)):
-            name = metric.partition("_")[2]
-            mine, base = (
-                np.array([np.mean([e[name] for e in raw(sweep / f"{p}_{seed}")[-last:]]) for seed in range(5)])
-                for p in (prefix, "constant")
-            )
-            entry = found[label, metric]
-            assert_estimate({"n": 5, **entry}, mine - base)
-            p_values[label, metric] = stats.ttest_1samp(mine - base, 0.0).pvalue
+    found = {(entry["label"], entry["other"], entry["metric"]): entry for entry in document["differences"]}
+    assert len(found) == document["claims"]["tests"] == 6
+    prefixes, p_values = {"constant": "constant", "step": "step", "multistep": "multi"}, {}
+    for (label, other, metric), entry in found.items():
+        name = metric.partition("_")[2]
+        mine, theirs = (
+            np.array([np.mean([e[name] for e in raw(sweep / f"{prefixes[p]}_{seed}")[-2:]]) for seed in range(5)])
+            for p in (label, other)
+        )
+        assert_estimate({"n": 5, **entry}, mine - theirs)
+        p_values[label, other, metric] = stats.ttest_1samp(mine - theirs, 0.0).pvalue
+        assert entry["p_t"] == pytest.approx(p_values[label, other, metric])
+        share = 0.8 / 4 if other == "constant" else 0.2 / 2
+        interval = stats.t.interval(1 - 0.0425 * share, 4, loc=np.mean(mine - theirs), scale=stats.sem(mine - theirs))
+        assert entry["simultaneous"] == pytest.approx(interval)
+        if other == "constant":
             signs = np.array(list(itertools.product((1, -1), repeat=5)))
-            extreme = np.abs(signs @ (mine - base)) >= abs((mine - base).sum()) - 1e-12
+            extreme = np.abs(signs @ (mine - theirs)) >= abs((mine - theirs).sum()) - 1e-12
             assert entry["p_permutation"] == pytest.approx(extreme.mean())
             assert entry["smallest_permutation_p"] == 2 / 2**5
-    largest = 0.0
-    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
-        largest = max(largest, min(1.0, (4 - rank) * p_values[key]))
-        assert found[key]["p_t"] == pytest.approx(p_values[key])
-        assert found[key]["p_holm"] == pytest.approx(largest)
-        up_is_good = key[1] == "final_val_accuracy"
-        good = (found[key]["mean"] > 0) == up_is_good
-        assert found[key]["verdict"] == ("undecided" if largest >= 0.05 else "better" if good else "worse")
+        # At least what the pair's share of the chance gives by itself, and no more than without correction.
+        least, most = (
+            p_values[label, other, metric] * 0.05 / 0.0425,
+            p_values[label, other, metric] / share * 0.05 / 0.0425,
+        )
+        assert min(1.0, least) <= entry["p_corrected"] <= min(1.0, most) + 1e-12
+        good = (entry["mean"] > 0) == (name == "val_accuracy")
+        agreeing = np.sum((mine - theirs) * entry["mean"] > 0)
+        decided = entry["p_corrected"] < 0.05 and stats.binomtest(agreeing, 5, alternative="greater").pvalue <= 0.1
+        assert entry["verdict"] == ("undecided" if not decided else "better" if good else "worse")
+    assert {label for label, other, _ in found if other == "constant"} == {"step", "multistep"}
 
 
 def test_every_decay_and_curve_is_what_metrics_jsonl_says(sweep: Path) -> None:
@@ -311,13 +320,51 @@ def test_with_one_seed_there_is_no_claim(tmp_path: Path) -> None:
     assert found.tests == 0
 
 
-def test_the_seeds_needed_allow_for_the_number_of_tests(tmp_path: Path) -> None:
+def test_the_seeds_needed_are_those_for_the_next_look(tmp_path: Path) -> None:
     write_pairs(tmp_path, [0.70, 0.71, 0.72, 0.73], [0.72, 0.70, 0.75, 0.73])
     found = compared(tmp_path)
     effect = np.mean([0.02, -0.01, 0.03, 0.0]) / np.std([0.02, -0.01, 0.03, 0.0], ddof=1)
-    powers = {n: stats.nct.sf(stats.t.ppf(1 - 0.05 / 2 / 2, n - 1), n - 1, effect * np.sqrt(n)) for n in range(2, 100)}
+    alpha = 0.0075 * 6 / np.pi**2 / 2  # of what is left after the first look, the next one's part, for two tests
+    power = {n: stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, effect * np.sqrt(n)) for n in range(2, 100)}
+    needed = found.differences[0].seeds_needed
     assert found.tests == 2
-    assert found.differences[0].seeds_needed == min(n for n, power in powers.items() if power >= 0.8)
+    assert needed is not None
+    assert abs((needed.observed or 0) - min(n for n, each in power.items() if each >= 0.8)) <= 1
+
+
+def test_who_may_be_best_is_who_is_claimed_to_be_worse_than_nobody(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        for name, accuracy in (("constant", 0.7), ("step", 0.9), ("multistep", 0.902)):
+            value = round(accuracy + rng.normal(0, 0.004), 4)
+            write_run(tmp_path / f"{name}{seed}", name, seed, 1, {"step_size": 1, "milestones": [5]},
+                      val_accuracy=[value], val_loss=[1.0 - value])  # fmt: skip
+    found = compared(tmp_path)
+    assert set(found.contenders["late_val_accuracy"]) == {"step", "multistep"}
+    # Whichever baseline is taken afterwards: the same tests, the same p values.
+    for other in ("step", "multistep"):
+        p = {frozenset((d.label, d.other, d.metric.key)): d.p_corrected for d in found.pairs}
+        assert {frozenset((d.label, d.other, d.metric.key)): d.p_corrected
+                for d in compared(tmp_path, baseline=other).pairs} == p  # fmt: skip
+
+
+def test_within_a_margin_two_schedules_are_equivalent(tmp_path: Path) -> None:
+    same = [0.900, 0.905, 0.910, 0.915, 0.920, 0.903]
+    write_pairs(tmp_path, same, [value + (0.0005 if index % 2 else -0.0005) for index, value in enumerate(same)])
+    assert {d.verdict for d in compared(tmp_path).differences if "accuracy" in d.metric.key} == {"undecided"}
+    (accuracy,) = (d for d in compared(tmp_path, margin=0.3).differences if "accuracy" in d.metric.key)
+    assert accuracy.verdict == "equivalent"
+    with pytest.raises(UserError, match="margin 0: give percentage points"):
+        compared(tmp_path, margin=0.0)
+
+
+def test_a_run_that_ends_no_better_than_guessing_counts_as_one_that_guesses(tmp_path: Path) -> None:
+    for seed, (loss, accuracy) in enumerate([(float("nan"), 0.1), (50.0, 0.12), (3.0, 0.9), (0.5, 0.9)]):
+        folder = write_run(tmp_path / str(seed), "constant", seed, 1, val_accuracy=[accuracy], val_loss=[loss])
+        started = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**started, "classes": [str(name) for name in range(10)]}))
+    (result,) = compared(tmp_path).results
+    assert result.values["late_val_loss"] == {0: math.log(10), 1: math.log(10), 2: 3.0, 3: 0.5}
 
 
 def test_seeds_without_a_partner_are_named(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):
     write_report([sweep], sweep / "report")
     driver.get((sweep / "report" / "report.html").as_uri())
     text = driver.find_element("tag name", "body").text
-    for name in ("constant", "step", "multistep", "Differences from constant"):
+    for name in ("constant", "step", "multistep", "Differences"):
         assert name in text
     strokes = driver.execute_script(
         """return [...document.querySelectorAll('svg')].map(svg => [...svg.querySelectorAll('path')]

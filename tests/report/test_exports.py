@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.run_folders import compared, raw, write_run, write_sweep
 
-from harness.compare import comparison, results
+from harness.compare import comparison, results, verdicts
 from harness.compare.metrics import ACCURACY, Compared
 from harness.report import content, exports, words
 from harness.report.write import write_report
@@ -87,7 +87,7 @@ def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
         measured="percentage points of the worst accuracy",
         higher_is_better=True,
     )
-    for module in (results, comparison, content, words, exports):
+    for module in (results, comparison, verdicts, content, words, exports):
         for name in {"METRICS", "COMPARED"} & vars(module).keys():
             monkeypatch.setattr(module, name, (*getattr(module, name), worst))
     write_sweep(tmp_path, seeds=2)
@@ -98,12 +98,12 @@ def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
     step = next(entry for entry in document["main"]["schedules"] if entry["label"] == "step")
     assert step["worst_val_accuracy"]["mean"] == pytest.approx(sum(lowest) / 2)
     tested = [(entry["label"], entry["metric"]) for entry in document["differences"]]
-    assert document["tests"] == len(set(tested)) == 6
+    assert document["claims"]["tests"] == len(tested) == 9
     assert ("step", "worst_val_accuracy") in tested
     with (tmp_path / "report" / "runs.csv").open(newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert float(rows["step_1"]["worst_val_accuracy"]) == lowest[1]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| Images/s | Worst val acc. % |" in text
-    assert text.count("| worst accuracy | 2 |") == 2
+    assert text.count("| worst accuracy | 2 |") == 3
     assert "in worst validation accuracy" in report.text
