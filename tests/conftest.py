@@ -60,7 +60,7 @@ def small_run() -> Callable[..., dict[str, Any]]:
     from harness.runs.request import Request
     from harness.runs.run import run
 
-    def start(folder: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
+    def start(folder: Path, *overrides: str, resume: bool = False, sharing: Any = None) -> dict[str, Any]:
         keys = {override.partition("=")[0] for override in overrides}
         base = [override for override in SMALL if override.partition("=")[0] not in keys]
         # An override of a group's key goes only with the group that has it.
@@ -68,6 +68,6 @@ def small_run() -> Callable[..., dict[str, Any]]:
             if group in keys and key in base:
                 base.remove(key)
         config, name = compose_once(*base, *overrides)
-        return run(Request(config, name, folder, resume)).content()
+        return run(Request(config, name, folder, resume, sharing)).content()
 
     return start

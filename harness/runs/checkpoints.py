@@ -53,9 +53,11 @@ class Checkpoints:
         return dict(sorted((int(path.stem.removeprefix("epoch_")), path) for path in paths))
 
     def is_due(self, epochs_done: int, epochs: int) -> bool:
-        """Whether the state after `epochs_done` epochs is to be saved: by cadence, or as the last."""
+        """Whether the state after `epochs_done` epochs is to be saved: by cadence, as the last, or as the first one,
+        so that a folder that cannot be written is noticed at once.
+        """
         by_cadence = time.perf_counter() >= self._not_before if self.every == "auto" else epochs_done % self.every == 0
-        return by_cadence or epochs_done == epochs
+        return by_cadence or epochs_done in (1, epochs)
 
     def saving(self, states: Sequence[Callable[[], TrainState]], best_epoch: int, since: float) -> Callable[[], None]:
         """The work of saving states, earlier ones first; none is due by the clock until it is done.
@@ -120,9 +122,15 @@ def check_identity(state: TrainState, identity: Mapping[str, Any]) -> None:
     environment = [name for name in changed if name.startswith(("versions.", "environment."))]
     settings = [name for name in changed if name not in environment]
     if settings:
-        now, then = ({name: each.get(name, "its default") for name in settings} for each in (identity, state.identity))
-        lines = [f"{name}={now[name]}: the run was begun with {then[name]}" for name in settings]
+        lines = [_changed(name, identity, state.identity) for name in settings]
         raise UserError("resume: only the schedule, epochs and checkpoint settings may change\n" + "\n".join(lines))
     for name in environment:
         what = f"{name.partition('.')[2]} was {state.identity.get(name)} and is now {identity.get(name)}"
         log.warning("%s: the result may differ in its last bits from an uninterrupted run", what)
+
+
+def _changed(name: str, now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    setting = f"{name}={now[name]}" if name in now else f"{name} (not set)"
+    return (
+        f"{setting}: the run was begun with {then[name]}" if name in then else f"{setting}: the run was begun without"
+    )

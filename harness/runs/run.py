@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -104,7 +105,12 @@ def _run_alone(request: Request, began: float) -> Summary:
         raise explained(error, training) from error
     try:
         with Interruption() as interruption, training.behind:
-            summary = _completed(training, interruption)
+            try:
+                summary = _completed(training, interruption)
+            except BaseException:
+                with suppress(UserError):  # of a write before, which is told of as what it is
+                    _save_best(training)
+                raise
     except Interrupted as interrupted:
         _stopped(training, interrupted)
         raise
@@ -254,6 +260,7 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             state = training.walk.arrive(epoch, interruption.stop_if_asked)
             training.since += time.perf_counter() - arrived
             if state is not None:
+                _save_best(training)
                 _take_over(training, state, tracker)
                 saved = state.epoch
                 continue
@@ -267,13 +274,19 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             _look_at_loss(training, score)
             display.finished(row)
             since, state_now = time.perf_counter(), cache(lambda: _state_now(training))
-            training.walk.passed(epoch + 1, state_now)
-            if training.checkpoints.is_due(epoch + 1, config.epochs) or interruption.asked:
+            is_best, leaves = training.best is row, training.walk.leaves(epoch + 1)
+            # Who continues the run from a state in the store passes by the best one: it has to be there by then.
+            is_due = training.checkpoints.is_due(epoch + 1, config.epochs) or (is_best and leaves)
+            if is_due or interruption.asked:
                 _save_checkpoint(training, state_now(), since)
                 saved = epoch + 1
-            elif training.best is row:
+            elif leaves:
+                _save_best(training)
+            elif is_best:
                 _keep_best(training, state_now())
-            interruption.stop_if_asked()
+            training.walk.passed(epoch + 1, state_now)
+            if saved == epoch + 1:  # else a signal came only now, and the next epoch's end is where to stop
+                interruption.stop_if_asked()
     training.behind.wait()
     if profiler is not None and not profiler.is_done:
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
@@ -357,8 +370,20 @@ def _state_now(training: Training) -> Callable[[], TrainState]:
 
 
 def _keep_best(training: Training, state: Callable[[], TrainState]) -> None:
-    """Have this state, which is the best one, written with the next one that is due."""
+    """Have this state, which is the best one, written with the next one that is due; a GPU's memory is left at once."""
     training.best_state = training.best.epoch, state
+    training.behind.give(lambda: _landed(state))
+
+
+def _landed(state: Callable[[], TrainState]) -> None:
+    state()
+
+
+def _save_best(training: Training) -> None:
+    """Write the best state where no file has it yet."""
+    if training.best_state is not None:
+        (epoch, state), training.best_state = training.best_state, None
+        training.behind.give(training.checkpoints.saving([state], epoch, time.perf_counter()))
 
 
 def _save_checkpoint(training: Training, state: Callable[[], TrainState], since: float) -> None:

@@ -101,6 +101,10 @@ class Walk:
         self._claimed_to = target
         return None
 
+    def leaves(self, epoch: int) -> bool:
+        """Whether the state at the boundary before `epoch` lies in the store once the run has `passed` there."""
+        return self._sharing is not None and (epoch in self._stops or epoch % self._sharing.every == 0)
+
     def passed(self, epoch: int, state_now: Callable[[], Callable[[], TrainState]]) -> None:
         """After epoch `epoch - 1`: leave the state at the boundary before `epoch`, if others may come past.
 
@@ -108,7 +112,7 @@ class Walk:
         """
         if self._claim is not None:
             self._claim.reached(epoch)
-        if self._sharing is None or not (epoch in self._stops or epoch % self._sharing.every == 0):
+        if self._sharing is None or not self.leaves(epoch):
             return
         name = self._names[epoch]
         if self._sharing.store.has(name):

@@ -79,9 +79,12 @@ def _on_its_way(tensor: Tensor) -> Tensor:
 
 
 def _each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same mappings and values with every tensor changed."""
+    """The same mappings, sequences and values with every tensor changed."""
     if isinstance(tree, Mapping):
         return {key: _each_tensor(value, change) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):  # as an optimizer of one's own may keep them
+        changed = [_each_tensor(value, change) for value in tree]
+        return changed if isinstance(tree, list) else tuple(changed)
     return change(tree) if isinstance(tree, Tensor) else tree
 
 

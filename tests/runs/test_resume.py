@@ -27,6 +27,8 @@ from harness.runs import checkpoints
 from harness.runs import run as run_module
 from harness.runs.checkpoints import Checkpoints
 from harness.runs.tracking import Tracker
+from harness.stages.store import StageStore
+from harness.stages.walk import Sharing
 from harness.training import learner
 from harness.training.state import DamagedCheckpointError, digest, load_state, save_state
 
@@ -244,6 +246,16 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(small_run, tmp_path):
 @pytest.mark.parametrize("best_epoch", [0, 1, 4, 6])
 def test_a_best_epoch_between_checkpoints_is_kept_as_it_was_then(small_run, tmp_path, monkeypatch, best_epoch):
     small_run(tmp_path / "dense", "epochs=7", "checkpoint.keep=9")
+    best_in(monkeypatch, best_epoch)
+    small_run(tmp_path / "sparse", "epochs=7", "checkpoint.every=3", "checkpoint.keep=1")
+    assert saved(tmp_path / "sparse") == {best_epoch + 1, 7}
+    name = f"checkpoints/epoch_{best_epoch + 1:05d}.pt"
+    sparse, dense = (load_state(tmp_path / kind / name).learned for kind in ("sparse", "dense"))
+    assert digest(sparse) == digest(dense)
+
+
+def best_in(monkeypatch, best_epoch):
+    """Epoch `best_epoch` is the best, whatever it comes to."""
     epoch = run_module._epoch
 
     def best_there(training, number, batches):
@@ -251,11 +263,46 @@ def test_a_best_epoch_between_checkpoints_is_kept_as_it_was_then(small_run, tmp_
         return replace(row, val_accuracy=1.0 if number == best_epoch else 0.1 * row.val_accuracy), score
 
     monkeypatch.setattr(run_module, "_epoch", best_there)
-    small_run(tmp_path / "sparse", "epochs=7", "checkpoint.every=3", "checkpoint.keep=1")
-    assert saved(tmp_path / "sparse") == {best_epoch + 1, 7}
-    name = f"checkpoints/epoch_{best_epoch + 1:05d}.pt"
-    sparse, dense = (load_state(tmp_path / kind / name).learned for kind in ("sparse", "dense"))
-    assert digest(sparse) == digest(dense)
+
+
+@pytest.mark.parametrize("best_epoch", [3, 4])
+def test_the_best_is_on_the_disk_before_a_state_is_in_the_store(small_run, tmp_path, monkeypatch, best_epoch):
+    best_in(monkeypatch, best_epoch)
+    put, there = StageStore.put, {}
+
+    def noted(self, name, state, note):
+        there[state.epoch] = saved(tmp_path)
+        return put(self, name, state, note)
+
+    monkeypatch.setattr(StageStore, "put", noted)
+    sharing = Sharing(StageStore(tmp_path / "stages", 10**9, 0), True, 5)
+    small_run(tmp_path, "epochs=9", "checkpoint.every=100", sharing=sharing)
+    assert best_epoch + 1 in there[5]
+
+
+def test_a_run_that_ends_by_an_error_leaves_its_best_state(small_run, tmp_path, monkeypatch):
+    best_in(monkeypatch, 3)
+    original, calls = learner.train_epoch, []
+
+    def fails_in_epoch_6(*arguments):
+        calls.append(None)
+        if len(calls) == 7:
+            raise RuntimeError("no more")
+        return original(*arguments)
+
+    monkeypatch.setattr(learner, "train_epoch", fails_in_epoch_6)
+    with pytest.raises(RuntimeError, match="no more"):
+        small_run(tmp_path, "epochs=9", "checkpoint.every=100")
+    assert saved(tmp_path) == {1, 4}
+
+
+def test_a_signal_after_the_decision_not_to_save_waits_for_the_next_epoch_s_end(small_run, tmp_path, monkeypatch):
+    keep = run_module._keep_best
+    best_in(monkeypatch, 1)
+    monkeypatch.setattr(run_module, "_keep_best", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), keep(*a)))
+    with pytest.raises(SystemExit):
+        small_run(tmp_path, "epochs=9", "checkpoint.every=100")
+    assert saved(tmp_path) == {2, 3}
 
 
 def test_checkpoints_by_the_clock_are_so_far_apart_that_they_cost_a_fiftieth(tmp_path, monkeypatch):
@@ -267,15 +314,16 @@ def test_checkpoints_by_the_clock_are_so_far_apart_that_they_cost_a_fiftieth(tmp
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(Checkpoints, "save", save)
     files = Checkpoints(tmp_path, "auto", 2)
-    for epoch in range(1, 17):
+    for epoch in range(2, 18):
         now[0] += 1.0
         if files.is_due(epoch, 99):
             due.append(epoch)
             work = files.saving([], 0, since=now[0])
             assert not files.is_due(epoch, 99), "one is being made"
             work()
-    assert due == [1, 5, 9, 13]
+    assert due == [2, 6, 10, 14]
     assert files.is_due(16, 16), "the last is always saved"
+    assert files.is_due(1, 99), "so is the first"
 
 
 def test_by_default_the_first_the_best_and_the_last_epoch_are_saved_in_so_short_a_run(small_run, tmp_path):

@@ -143,6 +143,16 @@ def test_a_state_set_aside_stays_what_it_was_while_training_goes_on():
     assert digest(state) == before != digest(Aside(model, optimizer, NO_SCALER)())
 
 
+def test_tensors_in_an_optimizer_s_lists_are_set_aside_too():
+    model, optimizer = learner()
+    train(model, optimizer)
+    held = torch.zeros(2)
+    next(iter(optimizer.state.values()))["history"] = [held, (held,)]
+    state = Aside(model, optimizer, NO_SCALER)()
+    held.add_(1)
+    assert next(iter(state["optimizer"].values()))["history"][0].tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("steps_before", [0, 1])
 @pytest.mark.parametrize("steps_since", [0, 1, 2])
 def test_a_restored_learner_trains_on_as_the_one_that_was_set_aside(steps_before, steps_since):

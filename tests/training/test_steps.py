@@ -95,8 +95,8 @@ def test_labels_are_smoothed_in_training_and_never_where_the_network_is_scored()
     images, labels = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 1])
     says = F.log_softmax(learner.model(images), dim=1).detach()
     plain, spread = -says[range(4), labels].mean(), -says.mean()
-    assert learner.score([(images, labels)]).loss == pytest.approx(plain.item())
-    assert learner.epoch(0, [(images, labels)]).loss == pytest.approx((0.7 * plain + 0.3 * spread).item())
+    assert learner.score([(images, labels)]).score().loss == pytest.approx(plain.item())
+    assert learner.epoch(0, [(images, labels)]).score().loss == pytest.approx((0.7 * plain + 0.3 * spread).item())
 
 
 def test_graphs_without_a_gpu_are_refused_by_name(small_run, tmp_path):
