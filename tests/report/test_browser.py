@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
-from support.run_folders import write_sweep
+from support.run_folders import write_run, write_sweep
 from support.small_runs import SMALL
 
 from harness.app.compose import compose_config
@@ -186,3 +186,23 @@ def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):
     for picture in strokes:
         assert wanted <= set(picture)
     assert errors(driver) == []
+
+
+def test_a_name_of_210_letters_pushes_no_number_out_of_view_and_paper_cuts_no_column(driver, tmp_path):
+    for name in ("constant", "a_name_" * 30):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{name[:9]}{seed}", name, seed, 60, {"milestones": [20, 40]})
+    write_report([tmp_path], tmp_path / "report")
+    widths = """return [document.documentElement, ...document.querySelectorAll('.scroll')].map(
+        e => [e.scrollWidth - e.clientWidth, e.querySelector('tbody th').offsetWidth])"""
+    try:
+        driver.get((tmp_path / "report" / "report.html").as_uri())
+        page, *tables = driver.execute_script(widths)
+        assert page[0] == 0
+        assert max(name for _, name in tables) < 400
+        driver.set_window_size(1000, 1000)  # A4 across, less its margins, at 96 pixels to the inch
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert [hidden for hidden, _ in driver.execute_script(widths) if hidden] == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        driver.set_window_size(1400, 1000)

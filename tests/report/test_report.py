@@ -253,6 +253,19 @@ def test_the_page_needs_no_network_and_draws_every_schedule(tmp_path: Path) -> N
         assert f"stroke: {colour}" in text
 
 
+def test_a_screen_reader_finds_the_text_each_table_and_each_row_by_name(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    reported(tmp_path)
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert page.tags["main"] == 1
+    captions = re.findall(r"<caption>(.*?)</caption>", text)
+    assert captions[:2] == ["Results", "Differences from constant"]
+    assert re.findall(r'<div class="scroll" role="region" aria-label="(.*?)" tabindex="0">', text) == captions
+    body = re.findall(r"<tr>(<t[hd].*?>)", text.split("<tbody>", 1)[1])
+    assert {cell for cell in body if "col" not in cell} == {'<th scope="row">'}
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     write_run(tmp_path / HOSTILE.replace("/", "-"), HOSTILE, 0)
     write_run(tmp_path / "plain", "constant", 0)
