@@ -133,7 +133,7 @@ def test_the_page_that_tensorboard_opens_with_draws_them_too(driver, address):
     assert errors(driver) == []
 
 
-def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(driver, tmp_path):
+def test_a_sweep_s_address_opens_charts_with_intervals_and_every_page_without_smoothing(driver, tmp_path):
     write_sweep(tmp_path / "runs", seeds=2)
     write_aggregates(make_groups(load_runs([tmp_path / "runs"]).runs), tmp_path / "aggregated")
 
@@ -161,6 +161,10 @@ def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(dri
     with browser.tensorboard(tmp_path / "aggregated") as address:
         opened(driver, page.replace("http://localhost:6006", address), lambda: drawn() == dict.fromkeys(titles, 3))
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
+        driver.find_element("xpath", "//*[@role='tab'][contains(., 'Time Series')]").click()
+        css = ".scalars-smoothing input[type=number]"
+        boxes = WebDriverWait(driver, 10).until(lambda _: driver.find_elements("css selector", css))
+        assert [box.get_attribute("value") for box in boxes] == ["0"]
         page = opening_lines(tmp_path, "scalars")[1].strip().replace("http://localhost:6006", address)
         names = opened(driver, page, lambda: "~band" in (names := categories()) and names)
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
