@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from harness.views.style import margins, png
+from harness.views.style import FONTS, margins, png
 
 _COLUMNS, _ROWS = 8, 4
 _NAMED = 30  # classes; names and counts of more would not be readable
@@ -35,6 +36,7 @@ def picture_tags(
     return pictures
 
 
+@rc_context(FONTS)
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: Sequence[str]) -> bytes:
     """A PNG of how often each class (row) was taken for which (column).
 
@@ -72,6 +74,7 @@ def _name_cells(axes: Axes, counts: Tensor, fractions: Tensor, names: Sequence[s
         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
 
 
+@rc_context(FONTS)
 def worst_mistakes(
     read: Read, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
 ) -> bytes | None:
