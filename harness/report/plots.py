@@ -227,31 +227,24 @@ def _fit(axes: Axes, bands: np.ndarray, unit: Unit) -> None:
 
     `bands` is (4, points): epochs, and low, mean and high as drawn.
     """
-    epochs, (lows, means, highs) = bands[0], bands[1:]
-    if unit is LOSS:
-        lows, means, highs = np.log10(np.where(bands[1:] > 0, bands[1:], np.nan))
+    epochs, lows, means, highs = bands
+    far, least = (1.5, 0.1) if unit is LOSS else (50.0, 1.0)
+    if unit is LOSS:  # so that more is better, as of an accuracy
+        highs, means, lows = -np.log10(np.where(bands[1:] > 0, bands[1:], np.nan))
     late = epochs >= epochs.max(initial=0) / 2
-    known = means[late][~np.isnan(means[late])]
+    known = np.sort(means[late][~np.isnan(means[late])])
     if not len(known):
         return
-    far, least, better = (1.5, 0.1, "lower") if unit is LOSS else (50.0, 1.0, "higher")
-    middle = np.quantile(known, 0.5, method=better)  # one of the values, also where half of the schedules diverged
-    near = known[np.abs(known - middle) <= far]
+    near = known[np.abs(known - known[len(known) // 2]) <= far]
     low, high = near.min(), near.max()
     span = max(high - low, least)
-    # Student's interval over two or three seeds reaches far; the first epochs lie on the side of what is worse.
-    low, high = (
-        max(low - span / 2, np.nanmin([*lows[late], low])),
-        min(high + span / 2, np.nanmax([*highs[late], high])),
-    )
-    if unit is LOSS:
-        high = min(high + span, max(high, np.nanmax(means)))
-    else:
-        low = max(low - span, min(low, np.nanmin(means)))
-    low, high = low - span / 12, high + span / 12
+    # Student's interval over two or three seeds reaches far, and the first epochs are worse.
+    high = min(high + span / 2, np.nanmax([high, *highs[late]])) + span / 12
+    low = max(low - span / 2, np.nanmin([low, *lows[late]]))
+    low = max(low - span, min(low, np.nanmin(means))) - span / 12
     if unit is LOSS:
         axes.set_yscale("log")
-        axes.set_ylim(10**low, 10**high)
+        axes.set_ylim(10**-high, 10**-low)
         log_axis(axes)
     else:
         axes.set_ylim(max(low, -0.4), min(high, 100.4))

@@ -59,7 +59,7 @@ def test_the_late_epochs_set_the_limits_whatever_the_first_ones_and_a_diverged_s
     assert 80.0 < low < 91.0 < 94.0 < high < 100.0
 
 
-@pytest.mark.parametrize("limits", [(0.19, 0.21), (0.024, 0.058), (0.04, 200.0), (1e-6, 1e3)])
+@pytest.mark.parametrize("limits", [(0.19, 0.21), (0.024, 0.058), (0.05, 5.0), (0.04, 200.0), (1e-6, 1e3)])
 def test_the_numbers_of_a_logarithmic_axis_do_not_lie_over_each_other(limits: tuple[float, float]) -> None:
     figure = Figure(figsize=(3, 2))
     axes = figure.add_subplot()
