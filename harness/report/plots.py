@@ -5,11 +5,9 @@ Each is drawn twice, as wide as a page and as a column of a paper. The baseline 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from textwrap import fill
 from typing import Any
 
@@ -24,67 +22,21 @@ from harness.compare.comparison import DRAWN, Comparison, Difference
 from harness.compare.grid import Grid, find_grid
 from harness.compare.metrics import CURVES, LOSS, Curve, Unit
 from harness.compare.results import Result, aggregate, decay_factors, rates
-from harness.views.style import COLOURS, DASHES, FONTS, MARKERS, ROUND, log_axis, png, rendered
+from harness.report.drawing import (
+    INK,
+    PAGE,
+    Drawing,
+    Medium,
+    add_legend,
+    epoch_axis,
+    label_text,
+    make_drawing,
+    new_figure,
+)
+from harness.views.style import COLOURS, DASHES, MARKERS, ROUND, log_axis
 
-INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a colour of its own
 _BANDS = 3  # schedules; the bands of more would cover each other
 _ALTERNATIVES = 12  # in the picture of differences
-_STYLE: Any = {  # matplotlib's stubs name every key, differently in each release
-    **FONTS,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.facecolor": "none",
-    "grid.alpha": 0.16,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # a browser finds fonts for names that the fonts here cannot write
-    "pdf.fonttype": 42,  # publishers refuse matplotlib's own kind
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    "grid.color": INK,
-}
-
-
-@dataclass(frozen=True)
-class _Medium:
-    """What is drawn for: width in inches, size of the text in points, `scale` of lines, characters of a label."""
-
-    width: float
-    text: float
-    scale: float
-    label: int
-
-    @property
-    def line(self) -> float:
-        """Height of a line of text in inches."""
-        return 1.5 * self.text / 72
-
-    @property
-    def letters(self) -> int:
-        """How many letters a line of text has room for."""
-        return int(self.width * 72 / (0.6 * self.text))
-
-
-_PAGE, _COLUMN = _Medium(9.5, 9.5, 1.0, 90), _Medium(3.3, 7.0, 0.6, 40)
-
-
-def _style(medium: _Medium, salt: str) -> Any:
-    sizes = {"axes.linewidth": 0.8, "grid.linewidth": 0.6, "lines.linewidth": 1.5, "lines.markersize": 5}
-    for axis in ("xtick", "ytick"):
-        sizes |= {f"{axis}.major.size": 3.5, f"{axis}.major.width": 0.8, f"{axis}.minor.size": 2.0}
-    scaled = {name: size * medium.scale for name, size in sizes.items()}
-    return {**_STYLE, **scaled, "font.size": medium.text, "axes.titlesize": medium.text, "svg.hashsalt": salt}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One picture: PNG on white, SVG on nothing for pages (it takes the page's text colour), both for papers."""
-
-    caption: str
-    png: bytes
-    svg: str
-    paper: Mapping[str, bytes]  # by the end of the file's name
 
 
 @dataclass(frozen=True)
@@ -99,10 +51,10 @@ class _Line:
     width: float
 
 
-def _lines(comparison: Comparison, medium: _Medium) -> list[_Line]:
+def _lines(comparison: Comparison, medium: Medium) -> list[_Line]:
     results, lines, other = comparison.leading(DRAWN), [], 0
     for place, result in enumerate(results):
-        label = _label(result.label, medium)
+        label = label_text(result.label, medium)
         # Schedules share epochs, so what is drawn later is thinner and leaves the line below visible.
         width = medium.scale * (3.4 - 2.0 * place / max(1, len(results) - 1))
         if result.label == comparison.baseline:
@@ -114,14 +66,6 @@ def _lines(comparison: Comparison, medium: _Medium) -> list[_Line]:
     return lines
 
 
-def _label(text: str, medium: _Medium) -> str:
-    """Text that matplotlib shows as it is: a dollar would start a formula, a leading underscore hides an entry."""
-    # Schedules are often told apart by the end of their label, so the middle goes.
-    half = (medium.label - 3) // 2
-    short = text if len(text) <= medium.label else f"{text[:half]}...{text[-half:]}"
-    return short.replace("$", r"\$").replace("_", " _", 1 if short.startswith("_") else 0)
-
-
 def _not_drawn(comparison: Comparison) -> str:
     left = len(comparison.results) - len(comparison.leading(DRAWN))
     return f" The {left:,} lower ranked schedules are not drawn." if left else ""
@@ -130,11 +74,11 @@ def _not_drawn(comparison: Comparison) -> str:
 def draw_rates(comparison: Comparison) -> Drawing:
     """Learning rate by epoch; parameter groups that have a rate of their own get a line of their own."""
     caption = f"Learning rate that each epoch was trained with.{_not_drawn(comparison)}"
-    return _drawing("lr", caption, partial(_rates, comparison))
+    return make_drawing("lr", caption, partial(_rates, comparison))
 
 
-def _rates(comparison: Comparison, medium: _Medium) -> Figure:
-    figure = _figure(medium, 3.6)
+def _rates(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 3.6)
     axes = figure.add_subplot()
     smallest, largest = np.inf, 0.0
     for line in _lines(comparison, medium):
@@ -147,7 +91,7 @@ def _rates(comparison: Comparison, medium: _Medium) -> Figure:
         for number, (values, groups) in enumerate(series.items()):
             label = line.label
             if len(series) > 1:  # groups of one schedule are told apart by their markers
-                label += f": {_label(', '.join(groups), medium)}"
+                label += f": {label_text(', '.join(groups), medium)}"
                 style["marker"] = MARKERS[number % len(MARKERS)]
             every = max(1, len(epochs) // 10)
             axes.plot(epochs, values, drawstyle="steps-mid", label=label, markevery=every, **style)
@@ -155,8 +99,8 @@ def _rates(comparison: Comparison, medium: _Medium) -> Figure:
     if smallest > 0 and largest / smallest > 5:
         log_axis(axes)
     axes.set_ylabel("learning rate")
-    _epoch_axis(axes)
-    _legend(figure, axes.get_legend_handles_labels()[0], medium)
+    epoch_axis(axes)
+    add_legend(figure, axes.get_legend_handles_labels()[0], medium)
     return figure
 
 
@@ -168,22 +112,22 @@ def draw_curves(comparison: Comparison) -> Drawing:
         "A triangle marks a decay. The later half of training sets the limits, so that neither the first epochs nor a "
         f"schedule that diverged flatten the rest; loss axes are logarithmic.{_not_drawn(comparison)}"
     )
-    return _drawing("curves", caption, partial(_curves, comparison))
+    return make_drawing("curves", caption, partial(_curves, comparison))
 
 
-def _curves(comparison: Comparison, medium: _Medium) -> Figure:
-    figure = _figure(medium, 7.2)
+def _curves(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 7.2)
     lines = _lines(comparison, medium)
     panels = figure.subplots(2, 2, sharex=True).flat
     for axes, curve in zip(panels, reversed(CURVES), strict=True):  # what was not trained on comes first
         _fit(axes, np.hstack([_draw_curve(axes, lines, place, curve) for place in range(len(lines))]), curve.unit)
         axes.set_ylabel(f"{curve.title.lower()} ({curve.unit.name})")
     for axes in figure.axes[2:]:
-        _epoch_axis(axes)
+        epoch_axis(axes)
     handles = [_handle(line) for line in lines]
     if any(decay_factors(line.result.variant) for line in lines):
         handles.append(Line2D([], [], color="none", marker="v", markerfacecolor=INK, label="decay"))
-    _legend(figure, handles, medium)
+    add_legend(figure, handles, medium)
     return figure
 
 
@@ -250,25 +194,6 @@ def _fit(axes: Axes, bands: np.ndarray, unit: Unit) -> None:
         axes.set_ylim(max(low, -0.4), min(high, 100.4))
 
 
-def _epoch_axis(axes: Axes, label: str = "epoch") -> None:
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _figure(medium: _Medium, height: float) -> Figure:
-    """A figure as wide as the medium; `height` is that on a page in inches."""
-    return Figure(figsize=(medium.width, height * medium.scale), layout="constrained")
-
-
-def _legend(figure: Figure, handles: Sequence[Any], medium: _Medium) -> None:
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = max(1, min(4, len(handles), medium.letters // (longest + 8)))
-    # The figure grows with a legend of many rows, which would else leave nothing for the axes.
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + medium.line * max(0, ceil(len(handles) / columns) - 2))
-    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.2)
-
-
 def draw_differences(comparison: Comparison) -> Drawing | None:
     """A forest plot: each alternative less the baseline in each compared metric, by seed, with mean and interval."""
     if not comparison.differences:
@@ -280,12 +205,12 @@ def draw_differences(comparison: Comparison) -> Drawing | None:
         "for the number of tests). What reaches the edge goes on beyond it; an arrow with a number is a mean that lies "
         f"there.{left}"
     )
-    return _drawing("differences", caption, partial(_differences, comparison))
+    return make_drawing("differences", caption, partial(_differences, comparison))
 
 
-def _differences(comparison: Comparison, medium: _Medium) -> Figure:
+def _differences(comparison: Comparison, medium: Medium) -> Figure:
     labels = list(dict.fromkeys(difference.label for difference in comparison.differences))[:_ALTERNATIVES]
-    names = [fill(_label(label, medium), medium.label // 2) for label in labels]
+    names = [fill(label_text(label, medium), medium.label // 2) for label in labels]
     colours = {line.result.label: line.colour for line in _lines(comparison, medium)}
     metrics = list(dict.fromkeys(difference.metric for difference in comparison.differences))
     row = max(2, *(name.count("\n") + 1.5 for name in names)) * medium.line
@@ -300,7 +225,7 @@ def _differences(comparison: Comparison, medium: _Medium) -> Figure:
         axes.set_yticks(range(len(labels)), names)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6 if medium is _PAGE else 3, steps=ROUND))
+        axes.xaxis.set_major_locator(MaxNLocator(6 if medium is PAGE else 3, steps=ROUND))
         better = "better →" if metric.higher_is_better else "← better"
         axes.set_xlabel(f"{metric.short} ({metric.unit.suffix.strip() or metric.unit.name})\n{better}")
     figure.axes[0].set_ylim(len(labels) - 0.5, -0.5)
@@ -338,11 +263,11 @@ def draw_budget(comparison: Comparison) -> Drawing | None:
         "Final validation accuracy by total number of epochs, each run with its own decays: mean over the seeds, and "
         "95 % interval."
     )
-    return _drawing("budget", caption, partial(_budget, comparison))
+    return make_drawing("budget", caption, partial(_budget, comparison))
 
 
-def _budget(comparison: Comparison, medium: _Medium) -> Figure:
-    figure = _figure(medium, 4.2)
+def _budget(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 4.2)
     axes = figure.add_subplot()
     labels = list(dict.fromkeys(point.label for point in comparison.budget))
     for number, label in enumerate(labels[: len(COLOURS)]):
@@ -350,12 +275,12 @@ def _budget(comparison: Comparison, medium: _Medium) -> Figure:
         epochs = list(estimates)
         low, mean, high = _array([(e.low, e.mean, e.high) for e in estimates.values()]).T * 100
         colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
-        axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label, medium))
+        axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=label_text(label, medium))
         _band(axes, epochs, low, high, colour)
     axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
     axes.set_ylabel("final validation accuracy (%)")
-    _epoch_axis(axes, "epochs in all")
-    _legend(figure, axes.get_legend_handles_labels()[0], medium)
+    epoch_axis(axes, "epochs in all")
+    add_legend(figure, axes.get_legend_handles_labels()[0], medium)
     return figure
 
 
@@ -368,23 +293,23 @@ def draw_heat_map(comparison: Comparison) -> Drawing | None:
         f"{grid.schedule}: mean final validation accuracy by {grid.row_name} and {grid.column_name}. The "
         "frame marks the best cell; the best of many is partly luck."
     )
-    return _drawing("heatmap", caption, partial(_heat_map, grid))
+    return make_drawing("heatmap", caption, partial(_heat_map, grid))
 
 
-def _heat_map(grid: Grid, medium: _Medium) -> Figure:
+def _heat_map(grid: Grid, medium: Medium) -> Figure:
     columns, rows = len(grid.columns), len(grid.rows)
     around = 3.2 * medium.scale  # what colour bar and labels take
-    width = min(16.0, max(5.0, around + 0.95 * columns)) if medium is _PAGE else medium.width
+    width = min(16.0, max(5.0, around + 0.95 * columns)) if medium is PAGE else medium.width
     height = min(14.0, max(2.9, 1.9 + 0.5 * rows)) * medium.scale
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     values = _array(grid.means) * 100
     image = axes.imshow(values, cmap="cividis", aspect="auto")
-    axes.set_xticks(range(columns), [_label(text, medium) for text in grid.columns])
-    axes.set_yticks(range(rows), [_label(text, medium) for text in grid.rows])
-    axes.set_xlabel(_label(grid.column_name, medium))
-    axes.set_ylabel(_label(grid.row_name, medium))
-    axes.set_title(_label(grid.schedule, medium))
+    axes.set_xticks(range(columns), [label_text(text, medium) for text in grid.columns])
+    axes.set_yticks(range(rows), [label_text(text, medium) for text in grid.rows])
+    axes.set_xlabel(label_text(grid.column_name, medium))
+    axes.set_ylabel(label_text(grid.row_name, medium))
+    axes.set_title(label_text(grid.schedule, medium))
     axes.grid(visible=False)
     fitting = (width - around) / columns / medium.width * medium.letters  # characters that a cell is wide
     if max(map(len, grid.columns)) > fitting:
@@ -405,20 +330,6 @@ def _write_cells(axes: Axes, values: np.ndarray) -> None:
         if not np.isnan(value):
             colour = "white" if value < middle else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
-
-
-def _drawing(name: str, caption: str, draw: Callable[[_Medium], Figure]) -> Drawing:
-    dateless: dict[str, Any] = {"format": "svg", "metadata": {"Date": None}}
-    with mpl.rc_context(_style(_PAGE, name)):
-        figure = draw(_PAGE)
-        picture, svg = png(figure, dpi=150), rendered(figure, facecolor="none", **dateless).decode()
-    with mpl.rc_context(_style(_COLUMN, name)):
-        figure = draw(_COLUMN)
-        pdf = rendered(figure, format="pdf", metadata={"CreationDate": None})
-        paper = {".svg": rendered(figure, **dateless), ".pdf": pdf}
-    # Several drawings share a page, so their internal names must differ.
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg.replace(INK, "currentColor"))
-    return Drawing(caption, picture, text, paper)
 
 
 # The pictures of a report in their order; a function gives None where there is nothing to show.

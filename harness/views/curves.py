@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.record import EpochRow, drawable
 from harness.training.plan import LrPlan
-from harness.views.style import COLOURS, DASHES, FONTS, MARK, TRAIN, VAL, log_axis, margins, save
+from harness.views.style import COLOURS, DASHES, MARK, TEXT, TRAIN, VAL, log_axis, margins, save
 
 
-@rc_context(FONTS)
+@rc_context(TEXT)
 def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
     """Draw the learning rate of every group over the epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 4))
@@ -27,7 +27,7 @@ def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
     save(path, figure)
 
 
-@rc_context(FONTS)
+@rc_context(TEXT)
 def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) -> None:
     """Draw accuracy, loss and learning rate of the trained epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 9))

@@ -31,7 +31,10 @@ _FALLBACKS = (
     "Arial Unicode MS",
 )  # fmt: skip
 _INSTALLED = {font.name for font in fontManager.ttflist}
-FONTS: Any = {"font.family": ["sans-serif", *(name for name in _FALLBACKS if name in _INSTALLED)]}
+TEXT: Any = {
+    "font.family": ["sans-serif", *(name for name in _FALLBACKS if name in _INSTALLED)],
+    "text.parse_math": False,  # a dollar in a name starts no formula
+}
 
 
 def log_axis(axes: Axes) -> None:
