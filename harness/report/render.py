@@ -48,6 +48,7 @@ figcaption { color: var(--quiet); font-size: .9rem; max-width: 60rem }
   .scroll { overflow: visible }
   table { font-size: 7.5pt }
   th, td { padding: .2rem .3rem; white-space: normal } td.text, tbody th { min-width: 4rem }
+  thead th { max-width: 5rem } tbody th { max-width: 12rem } /* lest these make numbers wrap */
   figure svg { max-height: 150mm }
   th button { display: contents } /* else the head is empty on the next page */
   h2, h3 { break-after: avoid } tr, figure { break-inside: avoid }
