@@ -15,4 +15,5 @@ if [ ! -d "$folder" ]; then
 fi
 folder="$(cd "$folder" && pwd)"
 [ -x "$project/.venv/bin/tensorboard" ] || source "$project/scripts/setup.sh" ""
+echo "Without smoothing, which makes slides of steps: add ?smoothing=0#timeseries&_smoothingWeight=0 to the address."
 exec "$project/.venv/bin/tensorboard" --logdir "$folder" --samples_per_plugin scalars=100000,images=100 "$@"

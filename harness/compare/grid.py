@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.compare.groups import setting_text
-from harness.compare.metrics import FINAL_ACCURACY
+from harness.compare.metrics import LATE_ACCURACY
 from harness.compare.results import Result
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Mean final validation accuracy (fraction) by two settings of one schedule; None where nothing was run."""
+    """Mean late validation accuracy (fraction) by two settings of one schedule; None where nothing was run."""
 
     schedule: str
     row_name: str
@@ -44,7 +44,7 @@ def find_grid(results: Sequence[Result]) -> Grid | None:
         return None
     row_key, column_key = varying
     cells = {
-        (setting_text(setting[row_key]), setting_text(setting[column_key])): result.of(FINAL_ACCURACY).mean
+        (setting_text(setting[row_key]), setting_text(setting[column_key])): result.of(LATE_ACCURACY).mean
         for setting, result in zip(settings, family, strict=True)
     }
     rows = _in_order([setting[row_key] for setting in settings])

@@ -1,15 +1,14 @@
-"""The pictures of a report, as PNG and SVG, drawn without pyplot: rates, curves with bands, heat map, budget.
+"""The pictures of a report, drawn without pyplot: rates, curves, differences, heat map, budget.
 
-The baseline is drawn in the colour of the text.
+Each is drawn twice, as wide as a page and as a column of a paper. The baseline is drawn in the colour of the text.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from functools import partial
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -20,38 +19,25 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from harness.compare.comparison import DRAWN, Comparison
-from harness.compare.grid import find_grid
-from harness.compare.metrics import ACCURACY, CURVES, Curve, Unit
+from harness.compare.grid import Grid, find_grid
+from harness.compare.metrics import CURVES, LOSS, Curve, Unit
 from harness.compare.results import Result, aggregate, decay_factors, rates
-from harness.views.style import COLOURS, DASHES, MARKERS, png
+from harness.compare.verdicts import Difference
+from harness.report.drawing import (
+    INK,
+    PAGE,
+    Drawing,
+    Medium,
+    add_legend,
+    epoch_axis,
+    label_text,
+    make_drawing,
+    new_figure,
+)
+from harness.views.style import COLOURS, DASHES, MARKERS, ROUND, log_axis
 
-INK = "#1b1f25"  # replaced by the page's text colour in SVG, so it must be a colour of its own
-_LABEL_LENGTH = 90
-_STYLE: Any = {  # matplotlib's stubs name every key, differently in each release
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.facecolor": "none",
-    "grid.alpha": 0.16,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    "grid.color": INK,
-}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One picture: PNG on white for files, SVG on nothing for pages (it takes the page's text colour)."""
-
-    caption: str
-    png: bytes
-    svg: str
+_BANDS = 3  # schedules; the bands of more would cover each other
+_ALTERNATIVES = 12  # in the picture of differences
 
 
 @dataclass(frozen=True)
@@ -66,12 +52,12 @@ class _Line:
     width: float
 
 
-def _lines(comparison: Comparison) -> list[_Line]:
+def _lines(comparison: Comparison, medium: Medium) -> list[_Line]:
     results, lines, other = comparison.leading(DRAWN), [], 0
     for place, result in enumerate(results):
-        label = _label(result.label)
+        label = label_text(result.label, medium)
         # Schedules share epochs, so what is drawn later is thinner and leaves the line below visible.
-        width = 3.4 - 2.0 * place / max(1, len(results) - 1)
+        width = medium.scale * (3.4 - 2.0 * place / max(1, len(results) - 1))
         if result.label == comparison.baseline:
             lines.append(_Line(result, f"{label} (baseline)", INK, "--", "", width))
         else:
@@ -79,14 +65,6 @@ def _lines(comparison: Comparison) -> list[_Line]:
             lines.append(_Line(result, label, COLOURS[style], DASHES[style], MARKERS[style], width))
             other += 1
     return lines
-
-
-def _label(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar would start a formula, a leading underscore hides an entry."""
-    # Schedules are often told apart by the end of their label, so the middle goes.
-    half = (_LABEL_LENGTH - 3) // 2
-    short = text if len(text) <= _LABEL_LENGTH else f"{text[:half]}...{text[-half:]}"
-    return short.replace("$", r"\$").replace("_", " _", 1 if short.startswith("_") else 0)
 
 
 def _not_drawn(comparison: Comparison) -> str:
@@ -97,74 +75,91 @@ def _not_drawn(comparison: Comparison) -> str:
 def draw_rates(comparison: Comparison) -> Drawing:
     """Learning rate by epoch; parameter groups that have a rate of their own get a line of their own."""
     caption = f"Learning rate that each epoch was trained with.{_not_drawn(comparison)}"
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        smallest, largest = np.inf, 0.0
-        for line in _lines(comparison):
-            plan = rates(line.result.variant)
-            epochs = sorted(plan)
-            series: dict[tuple[float, ...], list[str]] = {}
-            for group in plan[epochs[0]]:
-                series.setdefault(tuple(plan[e].get(group, np.nan) for e in epochs), []).append(group)
-            style = {"color": line.colour, "linestyle": line.dashes, "linewidth": line.width}
-            for number, (values, groups) in enumerate(series.items()):
-                label = line.label
-                if len(series) > 1:  # groups of one schedule are told apart by their markers
-                    label += f": {_label(', '.join(groups))}"
-                    style["marker"] = MARKERS[number % len(MARKERS)]
-                every = max(1, len(epochs) // 10)
-                axes.plot(epochs, values, drawstyle="steps-mid", label=label, markersize=7, markevery=every, **style)
-                smallest, largest = min(smallest, *values), max(largest, *values)
-        if smallest > 0 and largest / smallest > 5:
-            axes.set_yscale("log")
-        axes.set_title("Learning rate of each epoch")
-        _epoch_axis(axes)
-        _legend(figure, axes.get_legend_handles_labels()[0])
-        return _drawing(figure, "lr", caption)
+    return make_drawing("lr", caption, partial(_rates, comparison))
+
+
+def _rates(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 3.6)
+    axes = figure.add_subplot()
+    smallest, largest = np.inf, 0.0
+    for line in _lines(comparison, medium):
+        plan = rates(line.result.variant)
+        epochs = sorted(plan)
+        series: dict[tuple[float, ...], list[str]] = {}
+        for group in plan[epochs[0]]:
+            series.setdefault(tuple(plan[e].get(group, np.nan) for e in epochs), []).append(group)
+        style = {"color": line.colour, "linestyle": line.dashes, "linewidth": line.width}
+        for number, (values, groups) in enumerate(series.items()):
+            label = line.label
+            if len(series) > 1:  # groups of one schedule are told apart by their markers
+                label += f": {label_text(', '.join(groups), medium)}"
+                style["marker"] = MARKERS[number % len(MARKERS)]
+            every = max(1, len(epochs) // 10)
+            axes.plot(epochs, values, drawstyle="steps-mid", label=label, markevery=every, **style)
+            smallest, largest = min(smallest, *values), max(largest, *values)
+    if smallest > 0 and largest / smallest > 5:
+        log_axis(axes)
+    axes.set_ylabel("learning rate")
+    epoch_axis(axes)
+    add_legend(figure, axes.get_legend_handles_labels()[0], medium)
+    return figure
 
 
 def draw_curves(comparison: Comparison) -> Drawing:
     """Mean curves with the 95 % interval over seeds; a triangle marks each decay."""
+    few = len(comparison.leading(DRAWN)) <= _BANDS
     caption = (
-        "Mean over the seeds; the band is the 95 % interval (Student's t). A triangle marks a decay. Where "
-        f"the first epochs would flatten the rest, they are cut off.{_not_drawn(comparison)}"
+        f"Mean over the seeds; the {'band is' if few else 'bars at some epochs are'} the 95 % interval (Student's t). "
+        "A triangle marks a decay. The later half of training sets the limits, so that neither the first epochs nor a "
+        f"schedule that diverged flatten the rest; loss axes are logarithmic.{_not_drawn(comparison)}"
     )
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.5, 7.2), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True).flat
-        lines = _lines(comparison)
-        for axes, curve in zip(panels, reversed(CURVES), strict=True):  # what was not trained on comes first
-            _fit(axes, np.hstack([_draw_band(axes, line, curve) for line in lines]), curve.unit)
-            axes.set_title(f"{curve.title}, {curve.unit.name}")
-        for axes in figure.axes[2:]:
-            _epoch_axis(axes)
-        handles = [_handle(line) for line in lines]
-        if any(decay_factors(line.result.variant) for line in lines):
-            handles.append(Line2D([], [], color="none", marker="v", markersize=7, markerfacecolor=INK, label="decay"))
-        _legend(figure, handles)
-        return _drawing(figure, "curves", caption)
+    return make_drawing("curves", caption, partial(_curves, comparison))
+
+
+def _curves(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 7.2)
+    lines = _lines(comparison, medium)
+    panels = figure.subplots(2, 2, sharex=True).flat
+    for axes, curve in zip(panels, reversed(CURVES), strict=True):  # what was not trained on comes first
+        _fit(axes, np.hstack([_draw_curve(axes, lines, place, curve) for place in range(len(lines))]), curve.unit)
+        axes.set_ylabel(f"{curve.title.lower()} ({curve.unit.name})")
+    for axes in figure.axes[2:]:
+        epoch_axis(axes)
+    handles = [_handle(line) for line in lines]
+    if any(decay_factors(line.result.variant) for line in lines):
+        handles.append(Line2D([], [], color="none", marker="v", markerfacecolor=INK, label="decay"))
+    add_legend(figure, handles, medium)
+    return figure
 
 
 def _handle(line: _Line) -> Line2D:
-    style = {"color": line.colour, "linestyle": line.dashes, "marker": line.marker}
-    return Line2D([], [], markersize=4.5, linewidth=2, label=line.label, **style)
+    return Line2D([], [], color=line.colour, linestyle=line.dashes, marker=line.marker, label=line.label)
 
 
-def _draw_band(axes: Axes, line: _Line, curve: Curve) -> np.ndarray:
+def _draw_curve(axes: Axes, lines: Sequence[_Line], place: int, curve: Curve) -> np.ndarray:
     """Draw one curve of one schedule and return (4, epochs): the epochs, and the band's low, mean and high as drawn."""
+    line = lines[place]
     band = aggregate(line.result.variant.runs, curve.key)
     low, mean, high = _array([band.low, band.mean, band.high]) * curve.unit.scale
-    every = max(1, len(band.epochs) // 8)
-    style = {"color": line.colour, "linestyle": line.dashes, "linewidth": max(1.3, line.width * 0.6)}
-    axes.plot(band.epochs, mean, marker=line.marker, markersize=4, markevery=(every // 2, every), **style)
-    axes.fill_between(band.epochs, low, high, color=line.colour, alpha=0.16, linewidth=0)
+    epochs = np.array(band.epochs)
+    every = max(1, len(epochs) // 6)
+    start = place * every // len(lines)  # each schedule has marks at epochs of its own, as far as there are enough
+    style = {"color": line.colour, "linestyle": line.dashes, "linewidth": 0.6 * line.width}
+    axes.plot(epochs, mean, marker=line.marker, markevery=(start, every), **style)
+    if len(lines) <= _BANDS:
+        _band(axes, epochs, low, high, line.colour)
+    else:
+        marked = slice(start, None, every)
+        axes.vlines(epochs[marked], low[marked], high[marked], color=line.colour, linewidth=0.4 * line.width)
     middles = [epoch - 0.5 for epoch in decay_factors(line.result.variant)]
     if middles and band.epochs:
         heights = np.interp(middles, band.epochs, mean)
-        edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.7}
-        axes.plot(middles, heights, "v", markersize=8, color=line.colour, zorder=5, **edge)
-    return np.array([band.epochs, low, mean, high])
+        axes.plot(middles, heights, "v", color=line.colour, zorder=5, markeredgecolor=INK, markeredgewidth=0.5)
+    return np.array([epochs, low, mean, high])
+
+
+def _band(axes: Axes, x: Sequence[float] | np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
+    axes.fill_between(x, low, high, facecolor=(colour, 0.13), edgecolor=(colour, 0.5), linewidth=0.5)
 
 
 def _array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
@@ -173,96 +168,162 @@ def _array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
 
 
 def _fit(axes: Axes, bands: np.ndarray, unit: Unit) -> None:
-    """Let the later half of training set the scale where the first epochs would flatten all that follows."""
+    """Let the later half of training set the scale, without what diverged; losses get a logarithmic axis.
+
+    `bands` is (4, points): epochs, and low, mean and high as drawn.
+    """
     epochs, lows, means, highs = bands
-    if not len(epochs):
+    far, least = (1.5, 0.1) if unit is LOSS else (50.0, 1.0)
+    if unit is LOSS:  # so that more is better, as of an accuracy
+        highs, means, lows = -np.log10(np.where(bands[1:] > 0, bands[1:], np.nan))
+    late = epochs >= epochs.max(initial=0) / 2
+    known = np.sort(means[late][~np.isnan(means[late])])
+    if not len(known):
         return
-    lows, highs = np.fmin(lows, means), np.fmax(highs, means)  # the mean where there is no interval
-    late = epochs >= epochs.max() / 2
-    low, high, late_low, late_high = lows.min(), highs.max(), lows[late].min(), highs[late].max()
-    room = 1.5 * (late_high - late_low)
-    if high - low > 3 * (late_high - late_low) > 0:
-        if unit is ACCURACY:
-            axes.set_ylim(max(low, late_low - room), min(100.4, late_high + room / 12))
-        else:
-            axes.set_ylim(max(0.0, late_low - room / 12), min(high, late_high + room))
-    # Student's interval over two or three seeds reaches far beyond what an accuracy or a loss can be.
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -0.4 if unit is ACCURACY else 0.0), min(top, 100.4) if unit is ACCURACY else top)
+    near = known[np.abs(known - known[len(known) // 2]) <= far]
+    low, high = near.min(), near.max()
+    span = max(high - low, least)
+    # Student's interval over two or three seeds reaches far, and the first epochs are worse.
+    high = min(high + span / 2, np.nanmax([high, *highs[late]])) + span / 12
+    low = max(low - span / 2, np.nanmin([low, *lows[late]]))
+    low = max(low - span, min(low, np.nanmin(means))) - span / 12
+    if unit is LOSS:
+        axes.set_yscale("log")
+        axes.set_ylim(10**-high, 10**-low)
+        log_axis(axes)
+    else:
+        axes.set_ylim(max(low, -0.4), min(high, 100.4))
 
 
-def _epoch_axis(axes: Axes, label: str = "epoch") -> None:
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def draw_differences(comparison: Comparison) -> Drawing | None:
+    """A forest plot: each alternative less the baseline in each compared metric, by seed, with mean and interval."""
+    if not comparison.differences:
+        return None
+    more = len({difference.label for difference in comparison.differences}) - _ALTERNATIVES
+    left = f" The {more:,} lower ranked alternatives are not drawn." if more > 0 else ""
+    caption = (
+        f"Alternative less {comparison.baseline}: a dot for each seed, the mean, and the interval that holds for all "
+        "pairs "
+        "of schedules at once. What reaches the edge goes on beyond it; an arrow with a number is a mean that lies "
+        f"there.{left}"
+    )
+    return make_drawing("differences", caption, partial(_differences, comparison))
 
 
-def _legend(figure: Figure, handles: Sequence[Any]) -> None:
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = max(1, min(4, len(handles), 110 // (longest + 8)))
-    # The figure grows with a legend of many rows, which would else leave nothing for the axes.
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.2 * max(0, ceil(len(handles) / columns) - 2))
-    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, handlelength=3.4)
+def _differences(comparison: Comparison, medium: Medium) -> Figure:
+    labels = list(dict.fromkeys(difference.label for difference in comparison.differences))[:_ALTERNATIVES]
+    names = [fill(label_text(label, medium), medium.label // 2) for label in labels]
+    colours = {line.result.label: line.colour for line in _lines(comparison, medium)}
+    metrics = list(dict.fromkeys(difference.metric for difference in comparison.differences))
+    row = max(2, *(name.count("\n") + 1.5 for name in names)) * medium.line
+    figure = Figure(figsize=(medium.width, row * len(labels) + 5 * medium.line), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
+        shown = {d.label: d for d in comparison.differences if d.metric is metric and d.label in labels}
+        low, high = _reach(list(shown.values()))
+        for place, label in enumerate(labels):
+            _draw_difference(axes, place, shown[label], colours.get(label, INK), (low, high))
+        axes.axvline(0, color=INK, linewidth=0.8 * medium.scale, linestyle="--")
+        axes.set_xlim(low, high)
+        axes.set_yticks(range(len(labels)), names)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if medium is PAGE else 3, steps=ROUND))
+        better = "better →" if metric.higher_is_better else "← better"
+        axes.set_xlabel(f"{metric.short} ({metric.unit.suffix.strip() or metric.unit.name})\n{better}")
+    figure.axes[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
+def _reach(differences: Sequence[Difference]) -> tuple[float, float]:
+    """Limits that hold 0 and the dots of all alternatives but those ten times as far off as is usual."""
+    dots = [np.array(d.paired.differences) * d.metric.unit.scale for d in differences if d.paired.differences]
+    reach = [np.abs(each).max() for each in dots]
+    near = [each for each, far in zip(dots, reach, strict=True) if far <= 10 * np.median(reach)]
+    low, high = (limit(np.hstack([0.0, *near])) for limit in (np.min, np.max))
+    room = (high - low or 1.0) / 4
+    return low - room, high + room
+
+
+def _draw_difference(axes: Axes, place: int, difference: Difference, colour: str, limits: tuple[float, float]) -> None:
+    pair, scale = difference.paired, difference.metric.unit.scale
+    dots = np.array(pair.differences) * scale
+    axes.plot(dots, np.full(len(dots), place - 0.17), "o", color=colour, alpha=0.5, markeredgewidth=0)
+    low, mean, high = _array([[difference.low, pair.estimate.mean, difference.high]])[0] * scale
+    axes.plot([low, high], [place + 0.17] * 2, color=colour)
+    axes.plot(mean, place + 0.17, "D", color=colour)
+    if mean < limits[0]:
+        axes.text(limits[0], place, f" ◀ {mean:.3g}", ha="left", va="center", color=colour)
+    elif mean > limits[1]:
+        axes.text(limits[1], place, f"{mean:.3g} ▶ ", ha="right", va="center", color=colour)
 
 
 def draw_budget(comparison: Comparison) -> Drawing | None:
     """Mean final validation accuracy by number of epochs, a line and band for each schedule."""
-    points = comparison.budget
-    if not points:
+    if not comparison.budget:
         return None
     caption = (
         "Final validation accuracy by total number of epochs, each run with its own decays: mean over the seeds, and "
         "95 % interval."
     )
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        labels = list(dict.fromkeys(point.label for point in points))
-        for number, label in enumerate(labels[: len(COLOURS)]):
-            estimates = {point.epochs: point.final_val_accuracy for point in points if point.label == label}
-            epochs = list(estimates)
-            low, mean, high = _array([(e.low, e.mean, e.high) for e in estimates.values()]).T * 100
-            colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
-            axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=_label(label))
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
-        axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
-        axes.set_title("Final validation accuracy by total number of epochs, %")
-        _epoch_axis(axes, "epochs in all")
-        _legend(figure, axes.get_legend_handles_labels()[0])
-        return _drawing(figure, "budget", caption)
+    return make_drawing("budget", caption, partial(_budget, comparison))
+
+
+def _budget(comparison: Comparison, medium: Medium) -> Figure:
+    figure = new_figure(medium, 4.2)
+    axes = figure.add_subplot()
+    labels = list(dict.fromkeys(point.label for point in comparison.budget))
+    for number, label in enumerate(labels[: len(COLOURS)]):
+        estimates = {point.epochs: point.final_val_accuracy for point in comparison.budget if point.label == label}
+        epochs = list(estimates)
+        low, mean, high = _array([(e.low, e.mean, e.high) for e in estimates.values()]).T * 100
+        colour, marker, dashes = COLOURS[number], MARKERS[number], DASHES[number]
+        axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=label_text(label, medium))
+        _band(axes, epochs, low, high, colour)
+    axes.set_ylim(top=min(100.4, axes.get_ylim()[1]))
+    axes.set_ylabel("final validation accuracy (%)")
+    epoch_axis(axes, "epochs in all")
+    add_legend(figure, axes.get_legend_handles_labels()[0], medium)
+    return figure
 
 
 def draw_heat_map(comparison: Comparison) -> Drawing | None:
-    """Mean final validation accuracy over two settings; the best cell has a frame, cells without runs are empty."""
+    """Mean late validation accuracy over two settings; the best cell has a frame, cells without runs are empty."""
     grid = find_grid(comparison.results)
     if grid is None:
         return None
     caption = (
-        f"{grid.schedule}: mean final validation accuracy by {grid.row_name} and {grid.column_name}. The "
+        f"{grid.schedule}: mean late validation accuracy by {grid.row_name} and {grid.column_name}. The "
         "frame marks the best cell; the best of many is partly luck."
     )
-    with mpl.rc_context(_STYLE):
-        columns, rows = len(grid.columns), len(grid.rows)
-        width, height = min(16.0, 3.2 + 0.95 * columns), min(14.0, 1.9 + 0.5 * rows)
-        figure = Figure(figsize=(max(width, 5.0), max(height, 2.9)), layout="constrained")
-        axes = figure.add_subplot()
-        values = _array(grid.means) * 100
-        image = axes.imshow(values, cmap="cividis", aspect="auto")
-        axes.set_xticks(range(columns), [_label(text) for text in grid.columns])
-        axes.set_yticks(range(rows), [_label(text) for text in grid.rows])
-        axes.set_xlabel(_label(grid.column_name))
-        axes.set_ylabel(_label(grid.row_name))
-        axes.set_title(f"{_label(grid.schedule)}: mean final validation accuracy, %")
-        axes.grid(visible=False)
-        if max(map(len, grid.columns)) > 9:
-            axes.tick_params(axis="x", rotation=30)
-        figure.colorbar(image, ax=axes).outline.set_visible(False)
-        if rows * columns <= 200:
-            _write_cells(axes, values)
-        best = np.unravel_index(int(np.nanargmax(values)), values.shape)
-        corner = (best[1] - 0.5, best[0] - 0.5)
-        axes.add_patch(mpl.patches.Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3))
-        return _drawing(figure, "heatmap", caption)
+    return make_drawing("heatmap", caption, partial(_heat_map, grid))
+
+
+def _heat_map(grid: Grid, medium: Medium) -> Figure:
+    columns, rows = len(grid.columns), len(grid.rows)
+    around = 3.2 * medium.scale  # what colour bar and labels take
+    width = min(16.0, max(5.0, around + 0.95 * columns)) if medium is PAGE else medium.width
+    height = min(14.0, max(2.9, 1.9 + 0.5 * rows)) * medium.scale
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    values = _array(grid.means) * 100
+    image = axes.imshow(values, cmap="cividis", aspect="auto")
+    axes.set_xticks(range(columns), [label_text(text, medium) for text in grid.columns])
+    axes.set_yticks(range(rows), [label_text(text, medium) for text in grid.rows])
+    axes.set_xlabel(label_text(grid.column_name, medium))
+    axes.set_ylabel(label_text(grid.row_name, medium))
+    axes.set_title(label_text(grid.schedule, medium))
+    axes.grid(visible=False)
+    fitting = (width - around) / columns / medium.width * medium.letters  # characters that a cell is wide
+    if max(map(len, grid.columns)) > fitting:
+        axes.tick_params(axis="x", rotation=30)
+    figure.colorbar(image, ax=axes, label="late validation accuracy (%)").outline.set_visible(False)
+    if rows * columns <= 200 and fitting >= 5:
+        _write_cells(axes, values)
+    best = np.unravel_index(int(np.nanargmax(values)), values.shape)
+    corner = (best[1] - 0.5, best[0] - 0.5)
+    width = 3 * medium.scale
+    axes.add_patch(mpl.patches.Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=width))
+    return figure
 
 
 def _write_cells(axes: Axes, values: np.ndarray) -> None:
@@ -273,20 +334,11 @@ def _write_cells(axes: Axes, values: np.ndarray) -> None:
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
 
 
-def _drawing(figure: Figure, name: str, caption: str) -> Drawing:
-    picture, svg = png(figure, dpi=150), io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
-    text = svg.getvalue().replace(INK, "currentColor")
-    # Several drawings share a page, so their internal names must differ.
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return Drawing(caption, picture, text)
-
-
 # The pictures of a report in their order; a function gives None where there is nothing to show.
 PICTURES: Mapping[str, Callable[[Comparison], Drawing | None]] = {
     "lr.png": draw_rates,
     "curves.png": draw_curves,
+    "differences.png": draw_differences,
     "heatmap.png": draw_heat_map,
     "budget.png": draw_budget,
 }

@@ -16,28 +16,43 @@ from harness.report.blocks import ROWS, Block, Bullets, Cell, Heading, Paragraph
 from harness.report.content import left_out_lines, not_shown, results_table, scope
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --quiet: #57606a; --page: #fff; --line: #d0d7de; --band:
-#f6f8fa } @media (prefers-color-scheme: dark) {
+:root { color-scheme: light dark; --ink: #1b1f24; --quiet: #57606a; --page: #fff; --line: #d0d7de; --band: #f6f8fa }
+@media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e6e9ed; --quiet: #9aa4b0; --page: #14171b; --line: #363c44; --band: #1d2127 }
 }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem; max-width: 84rem; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif }
+  font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem } h2 { font-size: 1.2rem; margin: 2rem 0 .6rem }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
 p, li { max-width: 60rem }
-.scroll { overflow-x: auto }
+.scroll { position: relative; overflow-x: auto }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .45rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line)
-} th:first-child, td:first-child, td.text, th.text { text-align: left }
-td.text { white-space: normal; min-width: 7rem } td.text:first-child { min-width: 10rem } th { white-space:
-normal } thead th { background: var(--band); vertical-align: bottom }
-th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid currentColor }
+caption { position: absolute; clip-path: inset(50%) } /* the heading above says it to those who see */
+th, td { padding: .35rem .45rem; text-align: right; border-bottom: 1px solid var(--line) }
+thead th { background: var(--band); vertical-align: bottom; overflow-wrap: normal }
+td { white-space: nowrap }
+th:first-child, td.text, th.text { text-align: left }
+td.text { white-space: normal; min-width: 7rem; max-width: 26rem }
+tbody th { font-weight: normal; min-width: 10rem; max-width: 22rem }
+th button { all: unset; cursor: pointer }
+th button:focus-visible, .scroll:focus-visible { outline: 2px solid currentColor }
 th[aria-sort=ascending] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
 tbody tr:hover { background: var(--band) }
 figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto; color: var(--ink) }
 figcaption { color: var(--quiet); font-size: .9rem; max-width: 60rem }
+@page { size: landscape; margin: 12mm }
+@media print {
+  body { padding: 0; max-width: none; font-size: 9pt }
+  .scroll { overflow: visible }
+  table { font-size: 7.5pt }
+  th, td { padding: .2rem .3rem; white-space: normal } td.text, tbody th { min-width: 4rem }
+  thead th { max-width: 5rem } tbody th { max-width: 12rem } /* lest these make numbers wrap */
+  figure svg { max-height: 150mm }
+  th button { display: contents } /* else the head is empty on the next page */
+  h2, h3 { break-after: avoid } tr, figure { break-inside: avoid }
+}
 """
 _SORT = """
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
@@ -60,16 +75,21 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 def html_page(blocks: Sequence[Block], drawings: Mapping[str, str]) -> str:
     """The page as text; `drawings` holds the SVG of each picture by its file name."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    body = "\n".join(_block(block, drawings) for block in blocks)
+    body, heading = [], title
+    for block in blocks:
+        heading = block.text if isinstance(block, Heading) else heading
+        body.append(_block(block, heading, drawings))
+    main = "\n".join(body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n'
-        f"<body>\n{body}\n<script>{_SORT}</script>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{main}\n</main>\n<script>{_SORT}</script>\n</body>\n</html>\n"
     )
 
 
-def _block(block: Block, drawings: Mapping[str, str]) -> str:
+def _block(block: Block, heading: str, drawings: Mapping[str, str]) -> str:
+    """A block in HTML; `heading` is the last one at or above it."""
     match block:
         case Heading(text, level):
             return f"<h{level}>{_html(text)}</h{level}>"
@@ -78,23 +98,30 @@ def _block(block: Block, drawings: Mapping[str, str]) -> str:
         case Bullets(items):
             return "<ul>" + "".join(f"<li>{_html(item)}</li>" for item in items) + "</ul>"
         case Table(columns, rows):
-            return _table(columns, rows)
+            return _table(heading, columns, rows)
         case Picture(name, caption):
             drawing = _inline(drawings[name], caption)
             return f"<figure>{drawing}<figcaption>{_html(caption)}</figcaption></figure>"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def _table(name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     text = [all(row[index].value is None for row in rows) for index in range(len(columns))]
     kinds = [' class="text"' if is_text else "" for is_text in text]
     head = "".join(
-        f'<th scope="col"{kind}><button type="button">{_html(name.strip())}</button></th>'
-        for name, kind in zip(columns, kinds, strict=True)
+        f'<th scope="col"{kind}><button type="button">{_html(column.strip())}</button></th>'
+        for column, kind in zip(columns, kinds, strict=True)
     )
     body = "\n".join(
-        "<tr>" + "".join(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>" for row in rows
+        f'<tr><th scope="row">{_html(row[0].text)}</th>'
+        + "".join(_cell(cell, kind) for cell, kind in zip(row[1:], kinds[1:], strict=True))
+        + "</tr>"
+        for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    # Only what has the focus can be scrolled by the keyboard.
+    return (
+        f'<div class="scroll" role="region" aria-label="{_html(name)}" tabindex="0"><table>'
+        f"<caption>{_html(name)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
 
 
 def _cell(cell: Cell, kind: str) -> str:

@@ -1,4 +1,7 @@
-"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv and the pictures."""
+"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv and the pictures.
+
+The folder figures/ has each picture as SVG and PDF too, as wide as a column of a paper.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,15 @@ from harness.report.exports import runs_csv, to_json
 from harness.report.render import html_page, markdown, terminal_text
 from harness.report.words import listed
 
+_FIGURES = "figures"
+
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: `text` is table and sentences for a terminal, `files` the paths, report.md first."""
+    """What was written: `text` is table and sentences for a terminal, `files` the paths, report.md first.
+
+    The folder of figures stands for what is in it.
+    """
 
     text: str
     files: tuple[Path, ...]
@@ -64,23 +72,25 @@ def write_report(
         "runs.csv": runs_csv(comparison),
         **{name: drawing.png for name, drawing in drawings.items()},
     }
+    figures = {f"{_FIGURES}/{Path(n).stem}{end}": data for n, d in drawings.items() for end, data in d.paper.items()}
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        (output / _FIGURES if figures else output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: the report cannot be written there: {error.strerror}") from error
-    for name, content in contents.items():
+    for name, content in (contents | figures).items():
         # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
         write_atomic(output / name, content.encode(errors="replace") if isinstance(content, str) else content)
-    for name in PICTURES:
-        if name not in contents:
-            (output / name).unlink(missing_ok=True)
+    for name in PICTURES.keys() - drawings.keys():
+        for old in (name, *(f"{_FIGURES}/{Path(name).stem}{end}" for end in (".svg", ".pdf"))):
+            (output / old).unlink(missing_ok=True)
     if comparison.main is not None and comparison.tests:
         looks = looks.with_(look_at(comparison.main))
         write_looks(output, looks)
         for place in places:
             with suppress(UserError):  # a folder that may only be read
                 write_looks(place, looks)
-    return Report(terminal_text(comparison), tuple(output / name for name in contents), comparison)
+    files = (*contents, *([_FIGURES] if figures else []))
+    return Report(terminal_text(comparison), tuple(output / name for name in files), comparison)
 
 
 def _withheld(loaded: Loaded, jobs: int | None) -> str:

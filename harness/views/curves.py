@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import MaxNLocator
 
 from harness.record import EpochRow, drawable
 from harness.training.plan import LrPlan
-from harness.views.style import COLOURS, DASHES, MARK, TRAIN, VAL, margins, save
+from harness.views.style import COLOURS, DASHES, MARK, TEXT, TRAIN, VAL, log_axis, margins, save
 
 
+@rc_context(TEXT)
 def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
     """Draw the learning rate of every group over the epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 4))
@@ -25,6 +27,7 @@ def plot_plan(path: Path, plan: LrPlan, title: str) -> None:
     save(path, figure)
 
 
+@rc_context(TEXT)
 def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) -> None:
     """Draw accuracy, loss and learning rate of the trained epochs as a PNG; raises as `style.save`."""
     figure = Figure(figsize=(8, 9))
@@ -39,9 +42,7 @@ def plot_curves(path: Path, rows: Sequence[EpochRow], plan: LrPlan, title: str) 
         axes.legend()
         axes.grid(alpha=0.3)
     if any(drawable(loss) > 0 for row in rows for loss in (row.train_loss, row.val_loss)):
-        loss.set_yscale("log")
-        for set_formatter in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-            set_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        log_axis(loss)
     accuracy.set_ylabel("accuracy")
     loss.set_ylabel("cross-entropy (nats)")
     draw_plan(lr, plan)
@@ -57,7 +58,8 @@ def draw_plan(axes: Axes, plan: LrPlan) -> None:
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
         axes.step(range(plan.epochs), rates, where="mid", color=colour, linestyle=dash, label=name)
     if all(rate > 0 for epoch in plan.rates for rate in epoch):
-        axes.set_yscale("log")
+        log_axis(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.3)
     if len(plan.groups) > 1:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from harness.views.style import margins, png
+from harness.views.style import TEXT, margins, png
 
 _COLUMNS, _ROWS = 8, 4
 _NAMED = 30  # classes; names and counts of more would not be readable
@@ -35,6 +36,7 @@ def picture_tags(
     return pictures
 
 
+@rc_context(TEXT)
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: Sequence[str]) -> bytes:
     """A PNG of how often each class (row) was taken for which (column).
 
@@ -64,14 +66,15 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, classes: Sequence[str]) 
 
 
 def _name_cells(axes: Axes, counts: Tensor, fractions: Tensor, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(range(len(names)), names)
     for row, column in counts.nonzero().tolist():
         colour = "white" if fractions[row, column] > 0.5 else "black"
         count = int(counts[row, column])
         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
 
 
+@rc_context(TEXT)
 def worst_mistakes(
     read: Read, labels: Tensor, predicted: Tensor, losses: Tensor, classes: Sequence[str]
 ) -> bytes | None:
@@ -96,7 +99,7 @@ def worst_mistakes(
         axes.imshow(_coloured(pixels[place]), cmap="gray", vmin=0, vmax=255, extent=extent)
         true, taken = (_short(classes[int(label[index])]) for label in (labels, predicted))
         words = f"{taken}\nnot {true}\nloss {float(losses[index]):.3g}"
-        axes.text(left + 0.5, top + 1.03, words, ha="center", va="top", fontsize=8, parse_math=False)
+        axes.text(left + 0.5, top + 1.03, words, ha="center", va="top", fontsize=8)
     axes.set_xlim(-0.05, 1.15 * _COLUMNS)
     axes.set_ylim(1.5 * rows, -0.05)
     axes.set_axis_off()

@@ -123,9 +123,10 @@ def page(title: str, charts: Sequence[layouts.Chart]) -> Summary:
 def opening_lines(folder: Path, tab: str) -> list[str]:
     """How a person looks at a folder's curves; `tab` is `scalars` or `custom_scalars`.
 
-    By itself TensorBoard smooths, which makes slides of a learning rate's steps.
+    By itself TensorBoard smooths, which makes slides of a learning rate's steps. Its TIME SERIES page goes by the first
+    setting in the address, its older pages by the second.
     """
     return [
         f"curves: tensorboard --logdir {shlex.quote(str(folder))}",
-        f"        http://localhost:6006/#{tab}&_smoothingWeight=0",
+        f"        http://localhost:6006/?smoothing=0#{tab}&_smoothingWeight=0",
     ]

@@ -192,7 +192,7 @@ def test_an_unfinished_sweep_is_continued_unless_that_is_refused(monkeypatch, mo
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no ink")])
 def test_a_sweep_that_ended_in_its_report_is_unfinished_and_says_so(tmp_path, monkeypatch, error, caplog):
-    def ends(*_):
+    def ends(*_, **__):
         raise error
 
     open_folder(tmp_path, ["-m"]).release()

@@ -20,7 +20,7 @@ def test_a_newcomer_s_command_trains_and_says_what_happened(tmp_path):
     assert "epoch 2: learning rate 0.003 -> 0.0003" in done.stdout
     assert f"test accuracy: {summary['test_accuracy']:.2%}" in done.stdout
     assert f"tensorboard --logdir runs/{folder.name}" in done.stdout
-    assert "http://localhost:6006/#scalars&_smoothingWeight=0\n" in done.stdout
+    assert "http://localhost:6006/?smoothing=0#scalars&_smoothingWeight=0\n" in done.stdout
     assert f"best {summary['best_val_accuracy']:.2%} in epoch {summary['best_epoch']}" in done.stdout
     assert "\x1b" not in done.stdout
     log = (folder / "train.log").read_text()

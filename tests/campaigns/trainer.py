@@ -28,7 +28,7 @@ _SMALL = (
     "threads=1",
 )
 VARIANTS = {
-    "adamw": (*_SMALL, "scheduler.milestones=[2,5]"),
+    "adamw": (*_SMALL, "scheduler.milestones=[2,5]", "checkpoint.every=1"),
     "sgd": (*_SMALL, "optimizer=sgd", "scheduler=step", "scheduler.step_size=3", "data.flip=true"),
     "dropout": (*_SMALL, "model.dropout=0.3", "scheduler=onecycle", "checkpoint.every=3"),
     "amsgrad": (*_SMALL, "optimizer.amsgrad=true", "scheduler=cosine", "checkpoint.keep=1", "stages.every=2"),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
-from support.run_folders import write_sweep
+from support.run_folders import write_run, write_sweep
 from support.small_runs import SMALL
 
 from harness.app.compose import compose_config
@@ -133,7 +133,7 @@ def test_the_page_that_tensorboard_opens_with_draws_them_too(driver, address):
     assert errors(driver) == []
 
 
-def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(driver, tmp_path):
+def test_a_sweep_s_address_opens_charts_with_intervals_and_every_page_without_smoothing(driver, tmp_path):
     write_sweep(tmp_path / "runs", seeds=2)
     write_aggregates(make_groups(load_runs([tmp_path / "runs"]).runs), tmp_path / "aggregated")
 
@@ -161,6 +161,10 @@ def test_a_sweep_s_address_opens_charts_with_intervals_and_without_smoothing(dri
     with browser.tensorboard(tmp_path / "aggregated") as address:
         opened(driver, page.replace("http://localhost:6006", address), lambda: drawn() == dict.fromkeys(titles, 3))
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
+        driver.find_element("xpath", "//*[@role='tab'][contains(., 'Time Series')]").click()
+        css = ".scalars-smoothing input[type=number]"
+        boxes = WebDriverWait(driver, 10).until(lambda _: driver.find_elements("css selector", css))
+        assert [box.get_attribute("value") for box in boxes] == ["0"]
         page = opening_lines(tmp_path, "scalars")[1].strip().replace("http://localhost:6006", address)
         names = opened(driver, page, lambda: "~band" in (names := categories()) and names)
         assert elements("TF-SMOOTHING-INPUT", "weight") == [0]
@@ -182,7 +186,27 @@ def test_the_report_opens_from_disk_with_its_tables_and_curves(driver, sweep):
     )
     ink = driver.execute_script("return getComputedStyle(document.body).color")
     wanted = {ink, *(f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:7], 16)})" for c in COLOURS[:2])}
-    assert len(strokes) == 2
-    for picture in strokes:
+    assert len(strokes) == 3
+    for picture in strokes[:2]:
         assert wanted <= set(picture)
     assert errors(driver) == []
+
+
+def test_a_name_of_210_letters_pushes_no_number_out_of_view_and_paper_cuts_no_column(driver, tmp_path):
+    for name in ("constant", "a_name_" * 30):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{name[:9]}{seed}", name, seed, 60, {"milestones": [20, 40]})
+    write_report([tmp_path], tmp_path / "report")
+    widths = """return [document.documentElement, ...document.querySelectorAll('.scroll')].map(
+        e => [e.scrollWidth - e.clientWidth, e.querySelector('tbody th').offsetWidth])"""
+    try:
+        driver.get((tmp_path / "report" / "report.html").as_uri())
+        page, *tables = driver.execute_script(widths)
+        assert page[0] == 0
+        assert max(name for _, name in tables) < 400
+        driver.set_window_size(1000, 1000)  # A4 across, less its margins, at 96 pixels to the inch
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert [hidden for hidden, _ in driver.execute_script(widths) if hidden] == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        driver.set_window_size(1400, 1000)

@@ -27,7 +27,8 @@ from harness.report.content import decay_blocks
 from harness.report.words import headline, p_text, verdicts, written
 from harness.report.write import Report, write_report
 
-FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "lr.png", "curves.png"}
+PICTURES = {"lr.png", "curves.png", "differences.png"}
+FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "figures"} | PICTURES
 LOOKS = "looks.json"
 HOSTILE = 'a "b" <script>alert(1)</script> & | $x_ *'
 
@@ -187,17 +188,22 @@ def test_numbers_have_the_digits_that_readers_expect() -> None:
 def test_the_report_is_all_its_files(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
     report = reported(tmp_path)
-    assert names(report) | {LOOKS} == FILES | {LOOKS} == {path.name for path in (tmp_path / "report").iterdir()}
-    for name in ("lr.png", "curves.png"):
+    assert names(report) == FILES == {path.name for path in (tmp_path / "report").iterdir()} - {LOOKS}
+    for name in PICTURES:
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+    figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert figures == {f"{Path(name).stem}{end}" for name in PICTURES for end in (".svg", ".pdf")}
     assert "step" in report.text
     assert "±" in report.text
 
 
 def test_the_report_is_the_same_when_made_again(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
-    first = {path.name: path.read_bytes() for path in reported(tmp_path).files}
-    assert {path.name: path.read_bytes() for path in reported(tmp_path).files} == first
+    reported(tmp_path)
+    files = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
+    first = {path: path.read_bytes() for path in files}
+    reported(tmp_path)
+    assert {path: path.read_bytes() for path in files} == first
 
 
 def test_without_runs_nothing_is_written(tmp_path: Path) -> None:
@@ -222,7 +228,7 @@ def test_failed_runs_alone_still_make_a_report(tmp_path: Path) -> None:
     summary = {"status": "failed", "error": "CUDA out of memory", "scheduler": None, "seed": None}
     (tmp_path / "job" / "summary.json").write_text(json.dumps(summary))
     report = reported(tmp_path)
-    assert names(report) == FILES - {"lr.png", "curves.png"}
+    assert names(report) == FILES - PICTURES - {"figures"}
     assert "CUDA out of memory" in report.text
     assert "CUDA out of memory" in (tmp_path / "report" / "report.html").read_text()
 
@@ -293,12 +299,25 @@ def test_the_page_needs_no_network_and_draws_every_schedule(tmp_path: Path) -> N
     page = Page(text)
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert page.tags["svg"] == 2
+    assert page.tags["svg"] == 3
     assert [name for name, count in Counter(page.ids).items() if count > 1] == []
     referred = {link[1:] for link in page.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", text))
     assert referred <= set(page.ids)
     for colour in ("#0072b2", "#d55e00", "currentColor"):
         assert f"stroke: {colour}" in text
+
+
+def test_a_screen_reader_finds_the_text_each_table_and_each_row_by_name(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=2)
+    reported(tmp_path)
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert page.tags["main"] == 1
+    captions = re.findall(r"<caption>(.*?)</caption>", text)
+    assert captions[:2] == ["Results", "Differences"]
+    assert re.findall(r'<div class="scroll" role="region" aria-label="(.*?)" tabindex="0">', text) == captions
+    body = re.findall(r"<tr>(<t[hd].*?>)", text.split("<tbody>", 1)[1])
+    assert {cell for cell in body if "col" not in cell} == {'<th scope="row">'}
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -388,11 +407,14 @@ def test_settings_that_always_change_together_make_no_heat_map(tmp_path: Path) -
 
 def test_a_heat_map_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=1)
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "heatmap.png").write_bytes(b"old")
+    (tmp_path / "report" / "figures").mkdir(parents=True)
+    old = [tmp_path / "report" / name for name in ("heatmap.png", "figures/heatmap.svg", "figures/heatmap.pdf")]
+    for path in old:
+        path.write_bytes(b"old")
     (tmp_path / "report" / "notes.txt").write_text("mine")
     reported(tmp_path)
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES | {"notes.txt"}
+    assert not any(path.exists() for path in old)
 
 
 # Command
