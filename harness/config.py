@@ -52,8 +52,10 @@ class _Settings(BaseModel):
 
 
 class _Data(_Settings):
+    """The validation images are chosen by `split_seed`; null stands for the run's own seed."""
+
     val_fraction: Fraction
-    split_seed: Seed
+    split_seed: Seed | None
     train_size: PositiveInt | None
     crop_padding: Annotated[int, Field(ge=0, le=64)]
     flip: bool
@@ -251,6 +253,13 @@ class Config(_Settings):
     plan_only: Annotated[bool, Role.NO_BITS] = False
     stop_on_nan: Annotated[bool, Role.NO_BITS] = False
     allow: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]], Role.NO_BITS] = Field(default_factory=list)
+
+    @property
+    def images(self) -> DataConfig:
+        """The data with the seed that chooses the validation images."""
+        if self.data.split_seed is not None:
+            return self.data
+        return self.data.model_copy(update={"split_seed": self.seed})
 
     @model_validator(mode="after")
     def _names_only_code_that_may_run(self) -> Config:

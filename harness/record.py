@@ -77,7 +77,7 @@ class RunRecord:
 
     `groups` are the parameter groups, `plan_changes` the epochs at which their rates change with the new rates.
     `classes`, in the order of the network's outputs, and `mean` and `std` of pixels (0 to 255), by channel, are what
-    it takes to use the weights.
+    it takes to use the weights. `images` are how many there are in `train`, `val` and `test`.
     """
 
     scheduler: str
@@ -92,6 +92,7 @@ class RunRecord:
     classes: Sequence[str]
     mean: Sequence[float]
     std: Sequence[float]
+    images: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)

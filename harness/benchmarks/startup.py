@@ -137,7 +137,7 @@ def _imports(overrides: Sequence[str]) -> dict[str, float]:
 def _evaluation(overrides: Sequence[str]) -> dict[str, Any]:
     """Images a second in `Learner.score`, on the validation images over and over for a second."""
     config, _ = compose_config(overrides)
-    work = Work(config, set_up(config), load_dataset(config.data), epochs=1)
+    work = Work(config, set_up(config), load_dataset(config.images), epochs=1)
     learner, loader = work.learner(), work.loader()
     learner.score(loader.evaluation("val")).score()
     passes, began = 0, time.perf_counter()

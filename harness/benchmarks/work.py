@@ -207,7 +207,7 @@ def prepare(config: Config, file: Path) -> int:
     Raises:
         UserError: for data that cannot be had, and when there is not one whole batch.
     """
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.images)
     count = len(dataset.train) // config.batch_size * config.batch_size
     if count == 0:
         most = f"{len(dataset.train)}, the training images there are"

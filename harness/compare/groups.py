@@ -105,17 +105,40 @@ def _swept_settings(runs: Sequence[Run]) -> set[str]:
 
 
 def _shared_identity(run: Run, swept: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in run.identity.items() if key != "seed" and key not in swept}
+    own = {"seed", *swept, *(_BY_SPLIT if has_own_split(run) else ())}
+    return {key: value for key, value in run.identity.items() if key not in own}
+
+
+# What follows from which images are the validation images.
+_BY_SPLIT = ("data.fingerprint", "data.normalisation")
+
+
+def has_own_split(run: Run) -> bool:
+    """Whether the run's seed chose its validation images."""
+    return "data.split_seed" in run.identity and run.identity["data.split_seed"] is None
+
+
+def _with_the_same_images(runs: Sequence[Run], left_out: dict[str, str]) -> list[Run]:
+    """Without those that had other images than the first run to finish with the same seed."""
+    first: dict[int | None, Run] = {}
+    kept = []
+    for run in sorted(runs, key=lambda run: (run.finished, run.name)):
+        other = first.setdefault(run.seed, run)
+        if any(run.identity.get(key) != other.identity.get(key) for key in _BY_SPLIT):
+            left_out[run.name] = f"other images than {other.name}, which has the same seed"
+        else:
+            kept.append(run)
+    return kept
 
 
 def _make_group(runs: list[Run], swept: set[str]) -> Group:
     def settings_of(run: Run) -> dict[str, Any]:
         return {key: run.identity[key] for key in sorted(swept & run.identity.keys())}
 
-    families: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        families[_canonical([run.scheduler, run.target, run.arguments, settings_of(run)])].append(run)
     repeats: dict[str, str] = {}
+    families: dict[str, list[Run]] = defaultdict(list)
+    for run in _with_the_same_images(runs, repeats):
+        families[_canonical([run.scheduler, run.target, run.arguments, settings_of(run)])].append(run)
     variants = []
     for members in families.values():
         first, settings = members[0], settings_of(members[0])

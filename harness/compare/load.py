@@ -62,6 +62,7 @@ class Run:
     epochs_reused: int | None
     weights: str | None
     classes: int | None
+    val_images: int | None
     digests: Mapping[str, Any]
     finished: float
 
@@ -291,6 +292,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
         epochs_reused=_integer(result.get("epochs_reused")),
         weights=_text(result.get("weights_sha256")) or None,
         classes=_count(facts.get("classes")),
+        val_images=_integer(_mapping(facts.get("images")).get("val")),
         digests=_mapping(result.get("files")),
         finished=_newest(folder),
     )

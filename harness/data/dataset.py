@@ -80,6 +80,7 @@ def _load(config: DataConfig, source: sources.Source) -> Dataset:
 
 
 def _hold_out(config: DataConfig, source: Split) -> tuple[Split, Split]:
+    assert config.split_seed is not None
     held_out = round(len(source) * config.val_fraction)
     if not 0 < held_out < len(source):
         raise UserError(

@@ -257,6 +257,7 @@ def _warn_of_links(paths: Sequence[str], identities: np.ndarray) -> None:
 
 def _synthetic(config: SyntheticData) -> Source:
     """One random pattern a class, seen through noise: learnable, of any size, the same on every machine."""
+    assert config.split_seed is not None
     rng = generator(config.split_seed, "synthetic images")
     shape = (config.channels, config.image_size, config.image_size)
     counts = (config.images, max(config.images // 5, config.classes))

@@ -268,8 +268,9 @@ _METHOD = (
     "often. The looks so far are noted in looks.json beside the report.",
     "Seeds needed are for the level of the next look (Guenther 1981). They take the observed difference for the true "
     "one, which is optimistic after a lucky start; the range is that of its 80 % interval.",
-    "With more than one seed, intervals describe the spread over seeds for this data split; another split would add "
-    "its own.",
+    "Intervals describe the spread over seeds, for the validation images that these runs have: with "
+    "data.split_seed=null "
+    "each seed has its own.",
 )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.compare.comparison import Comparison
+from harness.compare.groups import has_own_split
 from harness.compare.metrics import (
     ACCURACY,
     COMPARED,
@@ -279,7 +281,7 @@ def cautions(comparison: Comparison) -> list[str]:
         "are not merged here."
         for labels in comparison.equal_plans[:SENTENCES]
     ]
-    lines += _divergences(comparison)
+    lines += _divergences(comparison) + _choice_of_images(comparison)
     main = comparison.main
     if main is not None and main.size and max(len(variant.runs) for variant in main.variants) == 1:
         lines.append("Every schedule has one seed: no claim is possible. Three seeds are a start, five are better.")
@@ -289,6 +291,35 @@ def cautions(comparison: Comparison) -> list[str]:
         both = f"{label} and {comparison.baseline} are compared over the seeds that both have"
         lines.append(f"{both}; not paired: {_seeds(seeds)}.")
     return lines + _permutation_cautions(comparison)
+
+
+def _choice_of_images(comparison: Comparison) -> list[str]:
+    """What the number of validation images is worth, and whether the intervals cover which ones they are."""
+    main = comparison.main
+    counts = [run.val_images for variant in main.variants for run in variant.runs] if main is not None else []
+    known = [count for count in counts if count]
+    if main is None or not known or len(known) < len(counts):
+        return []
+    best, images = comparison.results[0], min(known)
+    accuracy = best.of(LATE_ACCURACY)
+    binomial = ((accuracy.mean or 0.0) * (1 - (accuracy.mean or 0.0)) / images) ** 0.5
+    moved = (
+        f"which {images:,} they are moves an accuracy of {written(replace(accuracy, high=None), ACCURACY)} % by "
+        f"{amount(binomial, ACCURACY)} points (binomial standard error)"
+    )
+    if not has_own_split(main.variants[0].runs[0]):
+        return [
+            f"All runs are validated on the same images, for which the intervals hold; {moved}. data.split_seed=null "
+            "gives each seed its own, and intervals that cover the choice."
+        ]
+    if not accuracy.sd:
+        return [f"Each seed has validation images of its own, so the intervals cover their choice; {moved}."]
+    share = min(1.0, binomial**2 / accuracy.sd**2)
+    helps = "more of them (data.val_fraction)" if share > 0.5 else "more seeds"
+    return [
+        f"Each seed has validation images of its own, so the intervals cover their choice; {moved}, which is "
+        f"about {share:.0%} of the variance of {best.label} over seeds: {helps} would narrow them most."
+    ]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

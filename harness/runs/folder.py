@@ -109,6 +109,7 @@ def write_record(training: Training) -> None:
         classes=dataset.classes,
         mean=dataset.mean,
         std=dataset.std,
+        images={"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)},
     )
     write_json(request.folder / RUN_FILE, asdict(record))
 

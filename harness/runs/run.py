@@ -152,7 +152,7 @@ def _prepare(request: Request, preview: LrPlan, began: float) -> Training:
     config = request.config
     compute = set_up(config)
     log.info("device %s, %s (%s)", compute.device, compute.precision, compute.reason)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.images)
     request = _with_batch_size(request, dataset, compute)
     config, count = request.config, len(dataset.train)
     batches = {min(config.batch_size, count), count % config.batch_size or config.batch_size}

@@ -248,6 +248,19 @@ def test_a_swept_model_keeps_runs_apart(tmp_path: Path) -> None:
     assert len(compared(tmp_path).apart) == 1
 
 
+def test_runs_whose_seed_chose_their_validation_images_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    for seed in range(2):
+        split = {"data.split_seed": None, "data.fingerprint": f"images {seed}"}
+        write_run(tmp_path / f"constant{seed}", "constant", seed, identity=split)
+        write_run(tmp_path / f"step{seed}", "step", seed, arguments={"step_size": 4}, identity=split)
+    other = {"data.split_seed": None, "data.fingerprint": "newer images"}
+    write_run(tmp_path / "late", "multistep", 1, arguments={"milestones": [3]}, identity=other, finished=2e9)
+    found = compared(tmp_path)
+    assert [(d.label, d.paired.seeds) for d in found.differences] == [("step", (0, 1))] * 2
+    assert found.left_out == {"late": "other images than constant1, which has the same seed"}
+    assert found.apart == ()
+
+
 def test_a_repeated_run_counts_once_and_the_first_to_finish_counts(tmp_path: Path) -> None:
     write_run(tmp_path / "first", weights="same", val_accuracy=[0.5], epochs=1, finished=1e9)
     write_run(tmp_path / "again", weights="same", val_accuracy=[0.5], epochs=1, finished=2e9)

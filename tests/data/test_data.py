@@ -19,13 +19,19 @@ from harness.data.dataset import load_dataset
 from harness.data.images import ImageFiles, stratified
 from harness.data.loader import Loader
 from harness.errors import UserError
-from harness.stages.identity import describe
+from harness.stages.identity import describe, settings
 from harness.training.devices import set_up
 
 
 def dataset(*overrides):
     config, _ = compose_config(list(overrides))
     return config, load_dataset(config.data)
+
+
+def test_without_a_split_seed_the_run_s_seed_chooses_the_validation_images():
+    config, _ = compose_config(["data=digits", "data.split_seed=null", "seed=3"])
+    assert load_dataset(config.images).fingerprint == dataset("data=digits", "data.split_seed=3")[1].fingerprint
+    assert settings(config)["data.split_seed"] is None
 
 
 @given(
