@@ -11,7 +11,7 @@ from harness.compare.pairs import Pair, corrected, holm, weights
 from harness.compare.stats import ALPHA, Paired, SeedsNeeded, paired, seeds_needed
 
 # More chance than that for so many seeds to agree by the way, and a claim about the mean rests on few of them.
-MOST_BY_SIGN = 0.1
+MOST_BY_SIGN = 0.2
 # Of the chance of a false claim, what goes to claims that two schedules do not differ by more than a margin.
 EQUIVALENCE_SHARE = 0.2
 # A corrected p so close to 0.05 may lie on its other side with another version of a library.

@@ -137,7 +137,7 @@ def test_every_difference_is_what_metrics_jsonl_says(sweep: Path) -> None:
         assert min(1.0, least) <= entry["p_corrected"] <= min(1.0, most) + 1e-12
         good = (entry["mean"] > 0) == (name == "val_accuracy")
         agreeing = np.sum((mine - theirs) * entry["mean"] > 0)
-        decided = entry["p_corrected"] < 0.05 and stats.binomtest(agreeing, 5, alternative="greater").pvalue <= 0.1
+        decided = entry["p_corrected"] < 0.05 and stats.binomtest(agreeing, 5, alternative="greater").pvalue <= 0.2
         assert entry["verdict"] == ("undecided" if not decided else "better" if good else "worse")
     assert {label for label, other, _ in found if other == "constant"} == {"step", "multistep"}
 
