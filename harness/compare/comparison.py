@@ -181,9 +181,9 @@ def _pairs(results: Sequence[Result], baseline: Result | None, terms: Terms) -> 
 
 
 def _favoured(results: Sequence[Result]) -> str | None:
-    """The baseline that follows from the names alone, and so was known before there were results."""
-    constants = [result.label for result in results if result.variant.scheduler == "constant"]
-    return min(constants or (result.label for result in results), key=natural_order)
+    """The constant schedule, if there is one, the first by name of several: a baseline known before the results."""
+    constants = (result.label for result in results if result.variant.scheduler == "constant")
+    return min(constants, key=natural_order, default=None)
 
 
 def _equal_plans(results: Sequence[Result]) -> tuple[tuple[str, ...], ...]:

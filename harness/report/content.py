@@ -256,13 +256,12 @@ _METHOD = (
     "Differences are paired by seed: the seed sets initial weights and the order of the images, so a pair differs by "
     "the schedule alone. Two-sided paired t test; exact sign-flip permutation test up to twelve seeds. A claim takes a "
     "corrected p below 0.05, and so many seeds that agree with the sign of the mean that a fair coin would give them "
-    "in "
-    "less than one of five cases.",
+    "in less than one of five cases.",
     "All pairs of schedules in all compared metrics are tested together, so a claim may be read whichever baseline one "
     "prefers, and the schedules of which none is claimed to be worse than another hold the best one with 95 % "
     "probability. Up to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test "
     "(Hochberg and Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with "
-    "the baseline that follows from the names alone.",
+    "the schedule called constant, where there is one.",
     "A look is a report on these runs or some of them. Of the 5 %, 4.25 are spent on the first and the rest on all "
     "later ones (Lan and DeMets 1983), so that adding seeds until something can be claimed does not make it false more "
     "often. The looks so far are noted in looks.json beside the report.",

@@ -361,6 +361,16 @@ def test_who_may_be_best_is_who_is_claimed_to_be_worse_than_nobody(tmp_path: Pat
                 for d in compared(tmp_path, baseline=other).pairs} == p  # fmt: skip
 
 
+def test_without_a_constant_schedule_no_pair_is_favoured(tmp_path: Path) -> None:
+    for seed in range(3):
+        for size in (2, 3, 4):
+            write_run(tmp_path / f"{size}_{seed}", "step", seed, arguments={"step_size": size})
+    for each in compared(tmp_path).pairs:
+        shape = each.paired.estimate
+        half = stats.t.ppf(1 - 0.0425 / 6 / 2, 2) * (shape.sd or 0.0) / 3**0.5
+        assert each.high == pytest.approx((shape.mean or 0.0) + half)
+
+
 def test_within_a_margin_two_schedules_are_equivalent(tmp_path: Path) -> None:
     same = [0.900, 0.905, 0.910, 0.915, 0.920, 0.903]
     write_pairs(tmp_path, same, [value + (0.0005 if index % 2 else -0.0005) for index, value in enumerate(same)])
