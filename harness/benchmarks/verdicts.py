@@ -21,7 +21,7 @@ from harness.benchmarks.study import Row, Study, chosen, count, parser, table
 from harness.compare.looks import level
 from harness.compare.metrics import COMPARED, LATE_ACCURACY
 from harness.compare.stats import ALPHA
-from harness.compare.verdicts import Difference, Terms, contenders, judge
+from harness.compare.verdicts import FEWEST_SEEDS, Difference, Terms, contenders, judge
 
 FALSE, TRUE = "false", "true"
 _BETWEEN_RUNS, _BETWEEN_METRICS = 0.3, 0.7  # of the variance that runs of a seed share, and metrics of a run
@@ -217,8 +217,8 @@ def _scenarios() -> dict[str, Scenario]:
         false(f"nothing differs: the baseline varies three times as much, {seeds} seeds", _any_claim, draw, 0)
     false("the baseline is the best of 10 constants: 11 schedules, 5 seeds", _any_claim, normal([0.0] * 11, 5), 10)
     false("looking again: at 5, 10, 15 and 20 seeds", _looking, (5, 10, 15, 20))
-    false("looking again: after each seed to 20", _looking, tuple(range(2, 21)), share=0.5)
-    false("looking again: after each seed to 50", _looking, tuple(range(2, 51)), share=0.5)
+    false("looking again: after each seed to 20", _looking, tuple(range(FEWEST_SEEDS, 21)), share=0.5)
+    false("looking again: after each seed to 50", _looking, tuple(range(FEWEST_SEEDS, 51)), share=0.5)
     false("looking again: as the report advises", _taking_advice)
     for schedules in (3, 10):
         false(f"an interval leaves out 0: {schedules} schedules, 5 seeds", _interval_misses, schedules)

@@ -13,7 +13,7 @@ from harness.compare.load import Loaded, Run
 from harness.compare.looks import Looks, level, look_at
 from harness.compare.metrics import COMPARED, FINAL_ACCURACY
 from harness.compare.results import BudgetPoint, Decay, Result, budget_curve, decays, ranked, rates, values_by_seed
-from harness.compare.verdicts import Difference, Terms, contenders, judge
+from harness.compare.verdicts import FEWEST_SEEDS, Difference, Terms, contenders, judge
 from harness.errors import UserError
 
 DRAWN = 7  # schedules whose curves are drawn; more could not be told apart
@@ -60,6 +60,11 @@ class Comparison:
     def tests(self) -> int:
         """How many of them are tested."""
         return sum(difference.p_corrected is not None for difference in self.pairs)
+
+    @property
+    def can_claim(self) -> bool:
+        """Whether there are seeds enough for a claim about any pair, so that this is a look."""
+        return any(len(difference.paired.seeds) >= FEWEST_SEEDS for difference in self.pairs)
 
     @property
     def other_lengths(self) -> tuple[Group, ...]:

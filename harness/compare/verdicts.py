@@ -12,6 +12,8 @@ from harness.compare.stats import ALPHA, Paired, SeedsNeeded, paired, seeds_need
 
 # More chance than that for so many seeds to agree by the way, and a claim about the mean rests on few of them.
 MOST_BY_SIGN = 0.2
+# With fewer they always may, so that nothing is claimed, and looking at them costs nothing.
+FEWEST_SEEDS = 3
 # Of the chance of a false claim, what goes to claims that two schedules do not differ by more than a margin.
 EQUIVALENCE_SHARE = 0.2
 # A corrected p so close to 0.05 may lie on its other side with another version of a library.

@@ -83,7 +83,7 @@ def write_report(
     for name in PICTURES.keys() - drawings.keys():
         for old in (name, *(f"{_FIGURES}/{Path(name).stem}{end}" for end in (".svg", ".pdf"))):
             (output / old).unlink(missing_ok=True)
-    if comparison.main is not None and comparison.tests:
+    if comparison.main is not None and comparison.can_claim:
         looks = looks.with_(look_at(comparison.main))
         write_looks(output, looks)
         for place in places:

@@ -111,7 +111,11 @@ def test_diverged_seeds_are_told_and_count(tmp_path: Path) -> None:
 
 
 def test_looking_again_at_more_seeds_is_another_look_and_at_the_same_is_not(tmp_path: Path) -> None:
-    write_pairs(tmp_path, [0.70, 0.71, 0.72], [0.72, 0.70, 0.73])
+    write_pairs(tmp_path, [0.70, 0.71], [0.72, 0.70])
+    reported(tmp_path)
+    assert not (tmp_path / "report" / LOOKS).exists(), "two seeds are too few for a claim, and looking at them is free"
+    write_run(tmp_path / "third", "constant", 2, 1, val_accuracy=[0.72], val_loss=[1.0])
+    write_run(tmp_path / "its pair", "step", 2, 1, {"step_size": 4}, val_accuracy=[0.73], val_loss=[1.0])
     assert [reported(tmp_path).comparison.look for _ in range(2)] == [1, 1]
     write_run(tmp_path / "more", "step", 7, 1, {"step_size": 4}, val_accuracy=[0.9], val_loss=[1.0])
     found = reported(tmp_path).comparison
@@ -206,7 +210,7 @@ def test_numbers_have_the_digits_that_readers_expect() -> None:
 def test_the_report_is_all_its_files(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
     report = reported(tmp_path)
-    assert names(report) == FILES == {path.name for path in (tmp_path / "report").iterdir()} - {LOOKS}
+    assert names(report) == FILES == {path.name for path in (tmp_path / "report").iterdir()}
     for name in PICTURES:
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
     figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
