@@ -58,8 +58,10 @@ class Comparison:
 
     @property
     def tests(self) -> int:
-        """How many of them are tested."""
-        return sum(difference.p_corrected is not None for difference in self.pairs)
+        """How many tests the claims allow for: of all pairs in all compared metrics, if any can be tested."""
+        if all(difference.p_corrected is None for difference in self.pairs):
+            return 0
+        return len(self.results) * (len(self.results) - 1) // 2 * len(COMPARED)
 
     @property
     def can_claim(self) -> bool:

@@ -24,13 +24,17 @@ class Pair(NamedTuple):
     second: int
 
 
-def weights(pairs: Sequence[Pair], baseline: int | None) -> dict[Pair, float]:
-    """Each pair's share of the chance of a false claim; those with the baseline, known beforehand, have the more."""
-    favoured = {pair for pair in pairs if baseline in (pair.first, pair.second)}
-    if not favoured or len(favoured) == len(pairs):
-        return {pair: 1 / len(pairs) for pair in pairs}
-    shares = {True: BASELINE_SHARE / len(favoured), False: (1 - BASELINE_SHARE) / (len(pairs) - len(favoured))}
-    return {pair: shares[pair in favoured] for pair in pairs}
+def weights(pairs: Sequence[Pair], schedules: int, metrics: int, baseline: int | None) -> dict[Pair, float]:
+    """Each pair's share of the chance of a false claim; those with the baseline, known beforehand, have the more.
+
+    All pairs of so many schedules in so many metrics have 1 together, whether or not they are among `pairs`.
+    """
+    every = schedules * (schedules - 1) // 2 * metrics
+    favoured = (schedules - 1) * metrics
+    if baseline is None or favoured == every:
+        return dict.fromkeys(pairs, 1 / every)
+    shares = {True: BASELINE_SHARE / favoured, False: (1 - BASELINE_SHARE) / (every - favoured)}
+    return {pair: shares[baseline in (pair.first, pair.second)] for pair in pairs}
 
 
 def corrected(p_values: Mapping[Pair, float], shares: Mapping[Pair, float]) -> dict[Pair, float]:
@@ -56,8 +60,8 @@ def corrected(p_values: Mapping[Pair, float], shares: Mapping[Pair, float]) -> d
 
 
 def holm(p_values: Mapping[Pair, float], shares: Mapping[Pair, float]) -> dict[Pair, float]:
-    """As `corrected`, by Holm's weighted test alone."""
-    left, largest, found = sum(shares[pair] for pair in p_values), 0.0, {}
+    """As `corrected`, by Holm's weighted test alone; pairs that are not there count as never claimed."""
+    left, largest, found = 1.0, 0.0, {}
     for pair in sorted(p_values, key=lambda pair: p_values[pair] / shares[pair]):
         largest = max(largest, min(1.0, p_values[pair] * left / shares[pair]))
         found[pair] = largest

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
+from statistics import fmean
 
 from harness.compare.metrics import ACCURACY, COMPARED, Compared
 from harness.compare.pairs import Pair, corrected, holm, weights
@@ -16,6 +18,8 @@ MOST_BY_SIGN = 0.2
 FEWEST_SEEDS = 3
 # Of the chance of a false claim, what goes to claims that two schedules do not differ by more than a margin.
 EQUIVALENCE_SHARE = 0.2
+# Of more schedules, which have 780 pairs, only those with the baseline and with the best are looked at.
+MOST_IN_PAIRS = 40
 # A corrected p so close to 0.05 may lie on its other side with another version of a library.
 _CLOSE = (ALPHA / 2.5, ALPHA * 2.5)
 
@@ -87,22 +91,26 @@ def judge(
 ) -> tuple[Difference, ...]:
     """All pairs of schedules in every compared metric; those with `baseline` as differences from it.
 
+    Of very many schedules they are the pairs with the baseline and those with the best by the metric's mean, corrected
+    as if all were tested.
+
     `favoured` is the baseline that was known before there were results, if one was. `exact` permutation tests are made
     of the pairs with the baseline.
     """
     labels, metrics = list(schedules), {metric.key: metric for metric in COMPARED}
     pairs: dict[Pair, Paired] = {}
     for metric in metrics:
-        for first, second in combinations(range(len(labels)), 2):
+        for first, second in _looked_at(schedules, baseline, metrics[metric]):
             ours, theirs = (schedules[label][metric] for label in _turned(labels[first], labels[second], baseline))
             wanted = exact and baseline in (labels[first], labels[second])
             pairs[Pair(metric, first, second)] = paired(ours, theirs, wanted)
-    shares = weights(list(pairs), labels.index(favoured) if favoured in labels else None)
+    base = labels.index(favoured) if favoured in labels else None
+    shares = weights(list(pairs), len(labels), len(metrics), base)
     level = terms.level * (1.0 if terms.margin is None else 1 - EQUIVALENCE_SHARE)
     p_values = {key: pair.p for key, pair in pairs.items() if pair.p is not None}
     p_corrected = _to_alpha(corrected(p_values, shares), level)
     accuracies = {key: pair for key, pair in pairs.items() if metrics[key.metric].unit is ACCURACY}
-    equivalent = _equivalent(accuracies, terms)
+    equivalent = _equivalent(accuracies, len(labels), terms)
     found = []
     for key, pair in pairs.items():
         label, other = _turned(labels[key.first], labels[key.second], baseline)
@@ -129,11 +137,21 @@ def _to_alpha(p_values: Mapping[Pair, float], level: float) -> dict[Pair, float]
     return {key: min(1.0, p * ALPHA / level) for key, p in p_values.items()}
 
 
-def _equivalent(pairs: Mapping[Pair, Paired], terms: Terms) -> dict[Pair, float]:
+def _looked_at(schedules: Mapping[str, Values], baseline: str | None, metric: Compared) -> list[tuple[int, int]]:
+    every = list(combinations(range(len(schedules)), 2))
+    if len(schedules) <= MOST_IN_PAIRS:
+        return every
+    sign = 1.0 if metric.higher_is_better else -1.0
+    means = [sign * fmean(each[metric.key].values()) if each[metric.key] else -inf for each in schedules.values()]
+    chosen = {means.index(max(means)), *(place for place, label in enumerate(schedules) if label == baseline)}
+    return [pair for pair in every if chosen & {*pair}]
+
+
+def _equivalent(pairs: Mapping[Pair, Paired], schedules: int, terms: Terms) -> dict[Pair, float]:
     if terms.margin is None:
         return {}
     p_values = {key: p for key, pair in pairs.items() if (p := pair.p_equivalent(terms.margin)) is not None}
-    return _to_alpha(holm(p_values, dict.fromkeys(p_values, 1.0)), terms.level * EQUIVALENCE_SHARE)
+    return _to_alpha(holm(p_values, weights(list(p_values), schedules, 1, None)), terms.level * EQUIVALENCE_SHARE)
 
 
 def contenders(labels: Sequence[str], differences: Sequence[Difference], metric: Compared) -> tuple[str, ...]:

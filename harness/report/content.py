@@ -257,7 +257,9 @@ _METHOD = (
     "the schedule alone. Two-sided paired t test; exact sign-flip permutation test up to twelve seeds. A claim takes a "
     "corrected p below 0.05, and so many seeds that agree with the sign of the mean that a fair coin would give them "
     "in less than one of five cases.",
-    "All pairs of schedules in all compared metrics are tested together, so a claim may be read whichever baseline one "
+    "All pairs of schedules in all compared metrics are tested together (of more than 40 schedules those with the "
+    "baseline "
+    "and with the best, corrected as if all were), so a claim may be read whichever baseline one "
     "prefers, and the schedules of which none is claimed to be worse than another hold the best one with 95 % "
     "probability. Up to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test "
     "(Hochberg and Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with "

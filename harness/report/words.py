@@ -247,7 +247,7 @@ def _count_sentence(comparison: Comparison, metric: Compared) -> str:
     pairs = [pair for pair in comparison.pairs if pair.metric is metric]
     claimed = sum(pair.verdict in CLAIMS for pair in pairs)
     sentence = (
-        f"In {metric.name} {plural(claimed, 'claim')} can be made about {plural(len(pairs), 'pair')} of schedules; "
+        f"In {metric.name} {plural(claimed, 'claim')} can be made about the {plural(len(pairs), 'pair')} looked at; "
         f"{len(comparison.contenders[metric.key]):,} of {len(comparison.results):,} schedules may be the best."
     )
     needed = [pair.seeds_needed.observed for pair in pairs if pair.seeds_needed and pair.seeds_needed.observed]

@@ -361,6 +361,19 @@ def test_who_may_be_best_is_who_is_claimed_to_be_worse_than_nobody(tmp_path: Pat
                 for d in compared(tmp_path, baseline=other).pairs} == p  # fmt: skip
 
 
+def test_of_very_many_schedules_each_is_compared_with_the_baseline_and_the_best(tmp_path: Path) -> None:
+    for number in range(45):
+        for seed in range(3):
+            value = 0.5 + number / 1000 + seed * (0.01 + number / 1e5)
+            write_run(tmp_path / f"{number}_{seed}", "step", seed, 1, {"step_size": number + 1},
+                      val_accuracy=[value], val_loss=[1.0 + number / 1000 + seed * (0.01 + number / 1e5)])  # fmt: skip
+    found = compared(tmp_path)
+    assert found.tests == 45 * 44
+    assert len(found.pairs) == 2 * 44 + 43  # accuracy: with the first and with the last; loss: the first is the best
+    least = min((d for d in found.pairs if d.metric.key == "late_val_accuracy"), key=lambda d: d.paired.p or 1.0)
+    assert least.p_corrected == pytest.approx(min(1.0, (least.paired.p or 1.0) * 45 * 44 * 0.05 / 0.0425))
+
+
 def test_without_a_constant_schedule_no_pair_is_favoured(tmp_path: Path) -> None:
     for seed in range(3):
         for size in (2, 3, 4):

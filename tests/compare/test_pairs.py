@@ -29,7 +29,7 @@ def compatible(schedules: int) -> set[frozenset[tuple[int, int]]]:
 def test_a_pair_is_claimed_where_no_set_of_equal_schedules_with_it_is_compatible(
     p: list[float], base: int | None
 ) -> None:
-    p_values, shares = dict(zip(PAIRS, p, strict=True)), weights(PAIRS, base)
+    p_values, shares = dict(zip(PAIRS, p, strict=True)), weights(PAIRS, 3, 2, base)
     found = corrected(p_values, shares)
     for pair in PAIRS:
         worst = 0.0
@@ -48,18 +48,24 @@ def test_a_pair_is_claimed_where_no_set_of_equal_schedules_with_it_is_compatible
 
 
 def test_four_fifths_of_the_chance_are_the_baselines_pairs() -> None:
-    shares = weights(PAIRS, 0)
+    shares = weights(PAIRS, 3, 2, 0)
     assert sum(shares.values()) == pytest.approx(1.0)
     assert sum(share for pair, share in shares.items() if pair.first == 0) == pytest.approx(0.8)
-    assert set(weights(PAIRS, None).values()) == {1 / 6}
+    assert set(weights(PAIRS, 3, 2, None).values()) == {1 / 6}
 
 
 def test_of_many_schedules_the_correction_is_holms() -> None:
     pairs = [Pair("loss", *pair) for pair in combinations(range(12), 2)]
     p_values = dict(zip(pairs, np.linspace(0.0001, 1, len(pairs)).tolist(), strict=True))
-    equal = dict.fromkeys(pairs, 1.0)
+    equal = weights(pairs, 12, 1, None)
     steps = np.maximum.accumulate([p * (len(pairs) - rank) for rank, p in enumerate(p_values.values())])
     assert list(corrected(p_values, equal).values()) == pytest.approx(np.minimum(steps, 1.0))
+
+
+def test_pairs_that_are_not_looked_at_make_no_other_one_s_claim_easier() -> None:
+    pairs = [Pair("loss", *pair) for pair in combinations(range(12), 2)]
+    some = dict.fromkeys(pairs[:11], 0.001)
+    assert list(corrected(some, weights(pairs, 12, 1, None)).values()) == pytest.approx([0.066] * 11)
 
 
 def test_all_looks_together_spend_one_in_twenty() -> None:
