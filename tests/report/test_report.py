@@ -33,6 +33,13 @@ LOOKS = "looks.json"
 HOSTILE = 'a "b" <script>alert(1)</script> & | $x_ *'
 
 
+@pytest.fixture(autouse=True)
+def seldom_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures, which take most of a report's time, are drawn in tests marked `draws`."""
+    if not request.node.get_closest_marker("draws"):
+        monkeypatch.setattr("harness.report.plots.PICTURES", {})
+
+
 def reported(top: Path, **options: Any) -> Report:
     return write_report([top], top / "report", **options)
 
@@ -134,7 +141,7 @@ def test_of_a_sweep_that_has_not_ended_nothing_is_claimed(tmp_path: Path) -> Non
     assert report.comparison.pairs == ()
     assert not (tmp_path / "report" / LOOKS).exists()
     assert reported(tmp_path, jobs=9).comparison.tests == 6
-    assert "p =" in run_script(ROOT / "scripts" / "compare.py", ".", "--now", folder=tmp_path).stdout
+    assert "p =" in reported(tmp_path, jobs=0).text
 
 
 @pytest.mark.parametrize(
@@ -207,6 +214,7 @@ def test_numbers_have_the_digits_that_readers_expect() -> None:
 # Files
 
 
+@pytest.mark.draws
 def test_the_report_is_all_its_files(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
     report = reported(tmp_path)
@@ -219,6 +227,7 @@ def test_the_report_is_all_its_files(tmp_path: Path) -> None:
     assert "±" in report.text
 
 
+@pytest.mark.draws
 def test_the_report_is_the_same_when_made_again(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
     reported(tmp_path)
@@ -314,6 +323,7 @@ class Page(HTMLParser):
                 self.ids.append(value or "")
 
 
+@pytest.mark.draws
 def test_the_page_needs_no_network_and_draws_every_schedule(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=2)
     reported(tmp_path)
@@ -342,6 +352,7 @@ def test_a_screen_reader_finds_the_text_each_table_and_each_row_by_name(tmp_path
     assert {cell for cell in body if "col" not in cell} == {'<th scope="row">'}
 
 
+@pytest.mark.draws
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     write_run(tmp_path / HOSTILE.replace("/", "-"), HOSTILE, 0)
     write_run(tmp_path / "plain", "constant", 0)
@@ -396,6 +407,7 @@ def test_a_thousand_runs_keep_a_readable_table(tmp_path: Path) -> None:
 # Heat map
 
 
+@pytest.mark.draws
 def test_two_swept_settings_make_a_heat_map(tmp_path: Path) -> None:
     value = iter(range(1, 7))
     for milestones in ([3, 8], [5, 8], [10, 12]):
@@ -427,6 +439,7 @@ def test_settings_that_always_change_together_make_no_heat_map(tmp_path: Path) -
     assert find_grid(compared(tmp_path).results) is None
 
 
+@pytest.mark.draws
 def test_a_heat_map_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     write_sweep(tmp_path, seeds=1)
     (tmp_path / "report" / "figures").mkdir(parents=True)
