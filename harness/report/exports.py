@@ -18,8 +18,7 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
         flattery: best accuracy less late accuracy
         spread: highest less lowest validation accuracy of the same epochs
         images_per_second: a run's median over epochs that it trained itself
-        epochs_to_target, seconds_to_target: trained until the mean accuracy of three epochs first met the target; means
-          over the runs that met it
+        epochs_to_target, seconds_to_target: trained until three epochs' mean accuracy first met it, of runs that did
         reached: number of runs that met the target
     claims
       tests: every difference below that has a p value
