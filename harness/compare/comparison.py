@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
-from statistics import fmean
 
+from harness.compare.decays import Decay, decays
 from harness.compare.groups import Group, Variant, make_groups, natural_order
 from harness.compare.load import Loaded, Run
 from harness.compare.looks import Looks, level, look_at
-from harness.compare.metrics import COMPARED, FINAL_ACCURACY
-from harness.compare.results import BudgetPoint, Decay, Result, budget_curve, decays, ranked, rates, values_by_seed
+from harness.compare.metrics import COMPARED, diverged, running_means
+from harness.compare.results import BudgetPoint, Result, budget_curve, decay_factors, ranked, rates
 from harness.compare.verdicts import FEWEST_SEEDS, Difference, Terms, contenders, judge
 from harness.errors import UserError
 
@@ -138,7 +138,7 @@ def compare(
         look=look,
         terms=terms,
         withheld=withheld,
-        decays=tuple(decay for result in results for decay in decays(result, chosen)),
+        decays=decays(results, chosen),
         budget=budget_curve([*([(groups[0], results)] if groups else []), *apart]),
         left_out=left_out,
         equal_plans=_equal_plans(results),
@@ -146,13 +146,28 @@ def compare(
 
 
 def _target(variants: Sequence[Variant], wanted: float | None) -> tuple[float | None, str]:
+    """The highest target, in coarse steps, that some schedule always meets, and in finer ones if it tells nothing.
+
+    A target that all meet before the first decay says nothing about schedules that differ in their decays. A schedule
+    with a run that diverged meets none always; if all have one, the other runs decide.
+    """
     if wanted is not None:
         return wanted, "given"
-    lowest = min((fmean(values_by_seed(variant, FINAL_ACCURACY, None).values()) for variant in variants), default=0.0)
-    target = floor(lowest * 100 + 1e-9) / 100
+    sound = [[run for run in variant.runs if not diverged(run)] for variant in variants]
+    whole = [runs for runs, variant in zip(sound, variants, strict=True) if len(runs) == len(variant.runs)]
+    every = "every run" if whole else "every run that did not diverge"
+    peaks = [[max((mean for _, mean in running_means(run)), default=0.0) for run in runs] for runs in whole or sound]
+    always = max((min(peak) for peak in peaks if peak), default=0.0)
+    first_decay = min((epoch for variant in variants for epoch in decay_factors(variant)), default=0)
+    early = [[mean for epochs, mean in running_means(run) if epochs <= first_decay] for runs in sound for run in runs]
+    reached = min((max(means, default=0.0) for means in early), default=0.0)
+    for steps, name in ((100, "whole percent"), (200, "half percent"), (1000, "tenth of a percent")):
+        target = floor(always * steps + 1e-6) / steps
+        if target > reached + 1e-9:
+            return target, f"the highest {name} that {every} of at least one schedule meets"
     if target <= 0:
-        return None, "none: no schedule ends above 1 %"
-    return target, "the lowest mean final validation accuracy among the schedules, rounded down to a whole percent"
+        return None, "none: no schedule meets even 0.1 % in every run"
+    return target, f"the highest {name} that {every} of at least one schedule meets; all meet it before any decay"
 
 
 def _baseline(results: Sequence[Result], wanted: str | None) -> tuple[Result | None, str]:

@@ -15,6 +15,8 @@ from harness.record import EpochRow
 
 REPORT, TERMINAL, APART = "report", "terminal", "apart"  # the tables of results; the last is of groups kept apart
 EVERY_TABLE = (REPORT, TERMINAL, APART)
+SUSTAINED = 3  # a target is met by the mean over so many epochs
+_ROUNDING = 1e-9  # by so much the mean of equal accuracies may be below them
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,27 @@ def _throughput(run: Run) -> float | None:
     return median(speeds) if speeds else None
 
 
+def running_means(run: Run) -> list[tuple[int, float]]:
+    """Epochs trained so far and the mean validation accuracy of the last `SUSTAINED` of them (of all planned ones in a
+    shorter run), where these have one."""
+    width = min(SUSTAINED, run.epochs or SUSTAINED)
+    means = []
+    for end in range(width, len(run.log) + 1):
+        known = [row.val_accuracy for row in run.log[end - width : end] if row.val_accuracy is not None]
+        if len(known) == width:
+            means.append((run.log[end - 1].epoch + 1, fmean(known)))
+    return means
+
+
 def _epochs_to(run: Run, target: float | None) -> int | None:
-    """Epochs trained until the validation accuracy first met the target, None if it never did."""
+    """Epochs trained until the mean of the last three first met the target, None if it never did.
+
+    It can be known when it happens and does not depend on how long a run goes on, as the epoch from which on the
+    target is never missed again would; and one lucky epoch does not meet it.
+    """
     if target is None:
         return None
-    met = (e.epoch + 1 for e in run.log if e.val_accuracy is not None and e.val_accuracy >= target)
-    return next(met, None)
+    return next((epochs for epochs, mean in running_means(run) if mean >= target - _ROUNDING), None)
 
 
 def _seconds_to(run: Run, target: float | None) -> float | None:

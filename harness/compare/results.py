@@ -1,4 +1,4 @@
-"""What each variant achieved: results over its runs, mean curves, what each decay of the rate did."""
+"""What each variant achieved: results over its runs and mean curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from harness.compare.stats import Estimate, estimate, t_quantile
 from harness.record import finite
 
 DECAY_FACTOR = 0.5  # a drop at least this deep counts as a decay; a smooth schedule has none
-EPOCHS_AFTER = 3  # at most so many epochs at the new rate are waited for before its effect is read
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,6 @@ class Result:
     def of(self, metric: Metric) -> Estimate:
         """The mean of a metric over the runs that have it."""
         return self.estimates[metric.key]
-
-
-@dataclass(frozen=True)
-class Decay:
-    """What happened around one drop of a variant's learning rate; `harness.report.exports` explains each number."""
-
-    label: str
-    epoch: int
-    factor: float
-    epochs_after: int
-    accuracy_before: Estimate
-    accuracy_after: Estimate
-    accuracy_change: Estimate
-    loss_before: Estimate
-    loss_after: Estimate
-    loss_change: Estimate
-    baseline_accuracy_change: Estimate
-    baseline_loss_change: Estimate
 
 
 def aggregate(runs: Sequence[Run], curve: str) -> Band:
@@ -140,44 +121,6 @@ def decay_factors(variant: Variant) -> dict[int, float]:
         if ratios and min(ratios) <= DECAY_FACTOR * (1 + 1e-9):
             factors[epoch] = min(ratios)
     return factors
-
-
-def decays(result: Result, baseline: Result | None) -> list[Decay]:
-    """What each decay of a variant did, beside what the baseline did over the same epochs."""
-    variant = result.variant
-    factors = decay_factors(variant)
-    starts = sorted(factors)
-    ends = [*starts[1:], variant.runs[0].epochs or 0]
-    others = () if baseline is None or baseline is result else baseline.variant.runs
-    return [
-        _decay(variant, others, epoch, factors[epoch], min(EPOCHS_AFTER, end - epoch))
-        for epoch, end in zip(starts, ends, strict=False)
-    ]
-
-
-def _decay(variant: Variant, others: Sequence[Run], epoch: int, factor: float, after: int) -> Decay:
-    estimates = {}
-    for kind in ("accuracy", "loss"):
-        pairs = _around(variant.runs, f"val_{kind}", epoch - 1, epoch + after - 1)
-        estimates[f"{kind}_before"] = estimate([before for before, _ in pairs])
-        estimates[f"{kind}_after"] = estimate([later for _, later in pairs])
-        estimates[f"{kind}_change"] = _change(pairs)
-        estimates[f"baseline_{kind}_change"] = _change(_around(others, f"val_{kind}", epoch - 1, epoch + after - 1))
-    return Decay(label=variant.label, epoch=epoch, factor=factor, epochs_after=after, **estimates)
-
-
-def _around(runs: Sequence[Run], metric: str, before: int, after: int) -> list[tuple[float, float]]:
-    """The metric at the end of two epochs, of the runs that have both."""
-    pairs = []
-    for run in runs:
-        values = {epoch.epoch: getattr(epoch, metric) for epoch in run.log if epoch.epoch in (before, after)}
-        if values.get(before) is not None and values.get(after) is not None:
-            pairs.append((values[before], values[after]))
-    return pairs
-
-
-def _change(pairs: Sequence[tuple[float, float]]) -> Estimate:
-    return estimate([later - before for before, later in pairs])
 
 
 _FEWEST = 3  # lengths that make a curve

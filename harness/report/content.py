@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.compare.comparison import Comparison
+from harness.compare.decays import NEAR, Decay
 from harness.compare.groups import Group, Variant, setting_text
-from harness.compare.metrics import ACCURACY, APART, COMPARED, LOSS, METRICS, REPORT, Metric, Unit
-from harness.compare.results import DECAY_FACTOR, BudgetPoint, Decay, Result
+from harness.compare.metrics import ACCURACY, APART, COMPARED, LOSS, METRICS, REPORT, SUSTAINED, Metric, Unit
+from harness.compare.results import DECAY_FACTOR, BudgetPoint, Result
 from harness.compare.stats import Estimate
 from harness.compare.verdicts import Difference
 from harness.errors import plural
@@ -107,7 +108,9 @@ def _results(comparison: Comparison) -> list[Block]:
         "better "
         "than guessing has guessing's late loss. Losses are in nats. Best epoch counts from 0. Late spread: highest "
         "less "
-        f"lowest validation accuracy in the late epochs. {words.target_note(comparison)}"
+        f"lowest validation accuracy in the late epochs. {words.target_note(comparison)} "
+        f"A run meets it once the mean accuracy of its last {SUSTAINED} epochs does, and these are in its time. Times "
+        "are means over the runs that met it, and flatter a schedule of which some did not."
     )
     shown = results_table(comparison.leading(ROWS), REPORT, comparison.baseline)
     more = [Paragraph(text) for text in not_shown(len(comparison.results), "schedules are")]
@@ -279,14 +282,28 @@ _DECAY_COLUMNS: tuple[Column[Decay], ...] = (
     Column("Schedule", lambda decay: Cell(decay.label)),
     Column("Epoch", lambda decay: _number(decay.epoch)),
     Column("Rate times", lambda decay: Cell(f"{decay.factor:.3g}", decay.factor)),
-    Column("Epochs after", lambda decay: _number(decay.epochs_after)),
+    Column("Epochs compared", lambda decay: Cell(f"{_epochs(*decay.before)} → {_epochs(*decay.after)}")),
+    Column("Seeds", lambda decay: _number(decay.accuracy_change.n)),
     Column("Val acc. %", lambda decay: _from_to(decay.accuracy_before, decay.accuracy_after, ACCURACY)),
     Column("Change, points", lambda decay: _change(decay.accuracy_change, ACCURACY)),
-    Column("Baseline's, points", lambda decay: _change(decay.baseline_accuracy_change, ACCURACY)),
+    Column("Effect, points", lambda decay: _change(decay.accuracy_effect, ACCURACY)),
     Column("Val loss", lambda decay: _from_to(decay.loss_before, decay.loss_after, LOSS)),
     Column("Change, nats", lambda decay: _change(decay.loss_change, LOSS)),
-    Column("Baseline's, nats", lambda decay: _change(decay.baseline_loss_change, LOSS)),
+    Column("Effect, nats", lambda decay: _change(decay.loss_effect, LOSS)),
+    Column("Effect is against", lambda decay: Cell(_reference(decay))),
 )
+
+
+def _epochs(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _reference(decay: Decay) -> str:
+    if decay.reference is None:
+        return words.NOTHING
+    seeds = decay.accuracy_effect.n
+    fewer = "" if seeds == decay.accuracy_change.n else f", {plural(seeds, 'seed')}"
+    return f"{decay.reference}, {'same' if decay.same_state else 'other'} state{fewer}"
 
 
 def decay_blocks(comparison: Comparison) -> list[Block]:
@@ -295,10 +312,14 @@ def decay_blocks(comparison: Comparison) -> list[Block]:
         return []
     rule = (
         f"A decay is an epoch whose learning rate is at most {DECAY_FACTOR:g} times that of the epoch "
-        "before: of a smooth schedule such as cosine the last few epochs at most. The arrow leads from the "
-        "end of the last epoch at the old rate to the end of up to three epochs at the new one, fewer if the "
-        "next decay or the end comes first. Changes are means over seeds with the 95 % interval; the "
-        "baseline's change over the same epochs shows what time alone would have brought."
+        "before: of a smooth schedule such as cosine the last few epochs at most. The arrow leads from the mean over "
+        f"the second half of the last {NEAR} epochs before the decay to that over the second half of the first {NEAR} "
+        "from it on, or of as many as there are to the end or the next decay of a run compared. The effect is the "
+        "change less what another run of the same seed changed by over the same epochs: in the same state one that had "
+        "trained the very same epochs and then kept its rate, which is what the run would have been without the decay; "
+        "in another state the baseline, if it does not decay there, whose change also holds what else sets the two "
+        "apart. Means over seeds with the 95 % interval, described and not tested; runs that diverged are left out. An "
+        "effect so soon after a decay need not last: what a schedule brings in the end, the results say."
     )
     if not comparison.decays:
         return [Heading("What each decay did"), Paragraph(f"No schedule has a decay. {rule}")]

@@ -18,7 +18,7 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
         flattery: best accuracy less late accuracy
         spread: highest less lowest validation accuracy of the same epochs
         images_per_second: a run's median over epochs that it trained itself
-        epochs_to_target, seconds_to_target: trained until the target was first met
+        epochs_to_target, seconds_to_target: trained until three epochs' mean accuracy first met it, of runs that did
         reached: number of runs that met the target
     claims
       tests: every difference below that has a p value
@@ -37,11 +37,12 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
       verdict: better, worse, equivalent, undecided or no claim
       seeds_needed: null if decided
         observed, fewest, most: in all, for 80 % power at the next look's level, and its range; null: out of reach
-    decays: a decay is a learning rate at most half of the epoch before; from accuracy_before on estimates
-      label, factor
-      epoch, epochs_after: the first at the new rate; trained at it before looking, at most 3
-      accuracy_before, accuracy_after, accuracy_change, loss_before, loss_after, loss_change
-      baseline_accuracy_change, baseline_loss_change: over the same epochs
+    decays: a decay is a learning rate at most half of the epoch before; runs that diverged are left out
+      label, epoch, factor: the first epoch at the new rate, and its part of the old one
+      before, after: [first, last] epoch of the means: second half of the last and first ten, or as many as there are
+      reference, same_state: the schedule without this decay, null without one; whether it had trained the same epochs
+      accuracy_before, accuracy_after, accuracy_change, loss_before, loss_after, loss_change: estimates
+      accuracy_effect, loss_effect: the change less that of the reference, paired by seed
     curves: of the schedules in curves.png, by label
       *
         train_loss, train_accuracy, val_loss, val_accuracy
