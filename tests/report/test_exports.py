@@ -74,6 +74,29 @@ def test_no_cell_of_runs_csv_is_a_formula_and_numbers_are_numbers(tmp_path: Path
     assert (row["x"], row["y"], row[cell]) == (cell, "-1.5", "a key")
 
 
+def test_epochs_csv_has_every_number_of_every_epoch_and_no_formula(tmp_path: Path) -> None:
+    write_sweep(tmp_path, seeds=1)
+    write_run(tmp_path / "-2+3", identity={"model.name": "resnet"}, epochs=3)
+    dead = write_run(tmp_path / "dead", "=1+1", seed=9, epochs=2)
+    (dead / "summary.json").unlink()
+    line = {**raw(dead)[1], "lr": {"default": 0.25, "=head": -0.5}, "val_loss": None}
+    (dead / "metrics.jsonl").write_text(f"{json.dumps(raw(dead)[0])}\n{json.dumps(line)}\n")
+    write_report([tmp_path], tmp_path / "report")
+    with (tmp_path / "report" / "epochs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 10 + 3 + 2
+    epoch = {row["epoch"]: row for row in rows if row["run"] == "multi_0"}["7"]
+    expected = {**raw(tmp_path / "multi_0")[7], "run": "multi_0", "schedule": "multistep", "group": "main", "seed": 0}
+    expected["lr/default"] = expected.pop("lr")["default"]
+    assert epoch == {**{name: str(value) for name, value in expected.items()}, "lr/=head": ""}
+    places = {row["run"]: (row["schedule"], row["group"]) for row in rows}
+    assert places["'-2+3"] == ("constant", "apart 1")
+    assert places["dead"] == ("'=1+1", "")
+    last = [row for row in rows if row["run"] == "dead"][-1]
+    assert (last["lr/default"], last["lr/=head"], last["val_loss"]) == ("0.25", "-0.5", "")
+    assert {row["reused"] for row in rows} == {"True", "False"}
+
+
 def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
