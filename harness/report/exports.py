@@ -1,9 +1,13 @@
 """What other programs read of a comparison: comparison.json, runs.csv and epochs.csv.
 
-`comparison.json` is `to_json(compare(load_runs(folders)))`. A number that does not exist or is not finite is null.
-Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %. An estimate is
-{n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
+`comparison.json` is `to_json(compare(load_runs(folders)), made_now())`. A number that does not exist or is not finite
+is null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %. An
+estimate is {n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
 
+    schema: 1; more where a key has gone or means something else, not where one was added
+    made
+      tool, version, command: what was started, in the folder that relative paths are seen from
+      time: UTC; kept as long as the same command makes a report with the same content
     ranking: the only metric that anything is ranked on
     target
       accuracy, chosen: the accuracy for `epochs_to_target` and how it was chosen
@@ -69,11 +73,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
+import harness
 from harness.compare.comparison import DRAWN, Comparison
 from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
@@ -83,11 +91,45 @@ from harness.compare.verdicts import Difference
 from harness.errors import printable
 from harness.record import EpochRow, finite, flatten
 
+SCHEMA = 1
+TOOL = "lr-schedule-lab"
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Made:
+    """What made a report: the tool, its version, the command line and the time, ISO 8601 in UTC."""
+
+    tool: str
+    version: str
+    command: str
+    time: str
+
+
+def made_now() -> Made:
+    """By this process. Its command is what was typed: train.py changes `sys.argv`."""
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    return Made(TOOL, harness.__version__, command, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def with_time_kept(document: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The document, or the earlier one if it has the same content and was made by the same command.
+
+    So a report that is made again has the same bytes, as a reader who compares two of them, or keeps them under version
+    control, expects.
+    """
+    made = earlier.get("made")
+    if not isinstance(made, dict) or not isinstance(time := made.get("time"), str):
+        return document
+    same = {**document, "made": {**document["made"], "time": time}}
+    return same if same == earlier else document
+
+
+def to_json(comparison: Comparison, made: Made) -> dict[str, Any]:
     """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become null."""
     main = comparison.main
     document = {
+        "schema": SCHEMA,
+        "made": asdict(made),
         "ranking": LATE_ACCURACY.key,
         "target": {"accuracy": comparison.target_accuracy, "chosen": comparison.target_chosen},
         "baseline": {"label": comparison.baseline, "chosen": comparison.baseline_chosen},

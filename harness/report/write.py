@@ -1,4 +1,4 @@
-"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv, epochs.csv and the pictures.
+"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv, epochs.csv and pictures.
 
 The folder figures/ has each picture as SVG and PDF too, as wide as a column of a paper.
 """
@@ -15,11 +15,11 @@ from harness.compare.comparison import Comparison, compare
 from harness.compare.load import Loaded, load_runs
 from harness.compare.looks import look_at, read_looks, write_looks
 from harness.errors import UserError
-from harness.files import write_atomic
+from harness.files import read_object, write_atomic
 from harness.record import COMPLETED
 from harness.report.blocks import Picture
 from harness.report.content import report_blocks
-from harness.report.exports import epochs_csv, runs_csv, to_json
+from harness.report.exports import epochs_csv, made_now, runs_csv, to_json, with_time_kept
 from harness.report.render import html_page, markdown, terminal_text
 from harness.report.words import listed
 
@@ -65,10 +65,11 @@ def write_report(
     drawn = {name: draw(comparison) for name, draw in PICTURES.items()} if comparison.results else {}
     drawings = {name: drawing for name, drawing in drawn.items() if drawing is not None}
     blocks = report_blocks(comparison, [Picture(name, drawing.caption) for name, drawing in drawings.items()])
+    document = with_time_kept(to_json(comparison, made_now()), read_object(output / "comparison.json"))
     contents: dict[str, str | bytes | Iterator[str]] = {
         "report.md": markdown(blocks),
         "report.html": html_page(blocks, {name: drawing.svg for name, drawing in drawings.items()}),
-        "comparison.json": json.dumps(to_json(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "comparison.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "runs.csv": runs_csv(comparison),
         "epochs.csv": epochs_csv(comparison),
         **{name: drawing.png for name, drawing in drawings.items()},

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.run_folders import compared, raw, write_run, write_sweep
 
+import harness
 from harness.compare import comparison, results, verdicts
 from harness.compare.metrics import ACCURACY, Compared
 from harness.report import content, exports, words
@@ -52,7 +54,7 @@ def test_every_key_of_comparison_json_is_documented_and_no_other_is(tmp_path: Pa
     for epochs in (12, 14):
         write_run(tmp_path / f"constant of {epochs}", epochs=epochs)
     write_run(tmp_path / "stranger", identity={"model.name": "resnet"})
-    document = nested_keys(json.loads(json.dumps(exports.to_json(compared(tmp_path)))))
+    document = nested_keys(json.loads(json.dumps(exports.to_json(compared(tmp_path), exports.made_now()))))
     document["curves"] = {"*": document["curves"]["step"]}
     assert document["apart"].pop("schedules") == document["main"]["schedules"]
     document["apart"]["schedules"] = {}
@@ -95,6 +97,31 @@ def test_epochs_csv_has_every_number_of_every_epoch_and_no_formula(tmp_path: Pat
     last = [row for row in rows if row["run"] == "dead"][-1]
     assert (last["lr/default"], last["lr/=head"], last["val_loss"]) == ("0.25", "-0.5", "")
     assert {row["reused"] for row in rows} == {"True", "False"}
+
+
+def test_comparison_json_says_what_made_it_and_keeps_its_time_while_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sweep(tmp_path, seeds=2)
+    path = tmp_path / "report" / "comparison.json"
+
+    def made(*command: str, aged: str = "2001-02-03T04:05:06+00:00") -> dict[str, str]:
+        """As a report made by this command says, which then is given an older time."""
+        monkeypatch.setattr("sys.orig_argv", ["/somewhere/python", *command])
+        write_report([tmp_path], tmp_path / "report")
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps({**document, "made": {**document["made"], "time": aged}}))
+        return dict(document["made"])
+
+    start = datetime.now(UTC).replace(microsecond=0)
+    first = made("scripts/compare.py", "my sweep")
+    assert start <= datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
+    expected = {"tool": "lr-schedule-lab", "version": harness.__version__}
+    assert first == {**expected, "command": "python scripts/compare.py 'my sweep'"}
+    assert made("scripts/compare.py", "my sweep")["time"] == "2001-02-03T04:05:06+00:00"
+    assert datetime.fromisoformat(made("scripts/compare.py", "elsewhere")["time"]) >= start
+    write_run(tmp_path / "more", seed=7)
+    assert datetime.fromisoformat(made("scripts/compare.py", "elsewhere")["time"]) >= start
 
 
 def test_a_new_metric_is_in_the_table_the_sentences_and_all_files(
