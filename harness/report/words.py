@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.compare.comparison import Comparison
 from harness.compare.metrics import (
@@ -54,6 +55,12 @@ def change(value: Estimate, unit: Unit) -> str:
     if value.low is None or value.high is None:
         return mean
     return f"{mean} [{_signed(value.low, unit)}, {_signed(value.high, unit)}]"
+
+
+def simultaneous(difference: Difference) -> str:
+    """A difference with the interval that holds for all pairs at once."""
+    shape = replace(difference.paired.estimate, low=difference.low, high=difference.high)
+    return change(shape, difference.metric.unit)
 
 
 def amount(value: float, unit: Unit) -> str:

@@ -1,4 +1,4 @@
-"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv, epochs.csv and pictures.
+"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv, epochs.csv, results.tex and pictures.
 
 The folder figures/ has each picture as SVG and PDF too, as wide as a column of a paper.
 """
@@ -20,6 +20,7 @@ from harness.record import COMPLETED
 from harness.report.blocks import Picture
 from harness.report.content import report_blocks
 from harness.report.exports import epochs_csv, made_now, runs_csv, to_json, with_time_kept
+from harness.report.latex import results_tex
 from harness.report.render import html_page, markdown, terminal_text
 from harness.report.words import listed
 
@@ -65,13 +66,15 @@ def write_report(
     drawn = {name: draw(comparison) for name, draw in PICTURES.items()} if comparison.results else {}
     drawings = {name: drawing for name, drawing in drawn.items() if drawing is not None}
     blocks = report_blocks(comparison, [Picture(name, drawing.caption) for name, drawing in drawings.items()])
-    document = with_time_kept(to_json(comparison, made_now()), read_object(output / "comparison.json"))
+    made = made_now()
+    document = with_time_kept(to_json(comparison, made), read_object(output / "comparison.json"))
     contents: dict[str, str | bytes | Iterator[str]] = {
         "report.md": markdown(blocks),
         "report.html": html_page(blocks, {name: drawing.svg for name, drawing in drawings.items()}),
         "comparison.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "runs.csv": runs_csv(comparison),
         "epochs.csv": epochs_csv(comparison),
+        "results.tex": results_tex(comparison, made),
         **{name: drawing.png for name, drawing in drawings.items()},
     }
     figures = {f"{_FIGURES}/{Path(n).stem}{end}": data for n, d in drawings.items() for end, data in d.paper.items()}
