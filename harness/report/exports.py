@@ -1,8 +1,8 @@
 """What other programs read of a comparison: comparison.json, runs.csv and epochs.csv.
 
-`comparison.json` is `to_json(compare(load_runs(folders)), made_now())`. A number that does not exist or is not finite
-is null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %. An
-estimate is {n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
+`comparison.json` is `to_json(compare(load_runs(folders)))` with what made it. A number that does not exist or is not
+finite is null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %.
+An estimate is {n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
 
     schema: 1; more where a key has gone or means something else, not where one was added
     made
@@ -124,12 +124,12 @@ def with_time_kept(document: dict[str, Any], earlier: dict[str, Any]) -> dict[st
     return same if same == earlier else document
 
 
-def to_json(comparison: Comparison, made: Made) -> dict[str, Any]:
+def to_json(comparison: Comparison, made: Made | None = None) -> dict[str, Any]:
     """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become null."""
     main = comparison.main
     document = {
         "schema": SCHEMA,
-        "made": asdict(made),
+        "made": asdict(made) if made else None,
         "ranking": LATE_ACCURACY.key,
         "target": {"accuracy": comparison.target_accuracy, "chosen": comparison.target_chosen},
         "baseline": {"label": comparison.baseline, "chosen": comparison.baseline_chosen},
