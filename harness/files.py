@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from io import BufferedReader
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parent
 
 
-def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | memoryview | Iterable[bytes], durable: bool = True) -> None:
     """Write a temporary file beside `path`, bring it to the disk, then put it in the place of `path`.
 
+    Content may come piece by piece, so that not all of it is held at once.
     Without `durable` the disk is not waited for: a power cut, unlike a killed process, may then leave a damaged file.
 
     Raises:
@@ -35,7 +36,7 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) 
     try:
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes | memoryview) else content)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from harness.compare.comparison import Comparison
 from harness.compare.decays import NEAR, Decay
@@ -122,7 +121,10 @@ _DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
     Column("less", lambda difference: Cell(difference.other)),
     Column("Metric", lambda difference: Cell(difference.metric.short)),
     Column("Seeds", lambda difference: _number(len(difference.paired.seeds))),
-    Column("Difference [for all at once]", lambda difference: _simultaneous(difference)),
+    Column(
+        "Difference [for all at once]",
+        lambda difference: Cell(words.simultaneous(difference), difference.paired.estimate.mean),
+    ),
     Column("p, paired t", lambda difference: _p(difference.paired.p_t)),
     Column("p, permutation", lambda difference: _p(difference.paired.p_permutation)),
     Column("p, corrected", lambda difference: _p(difference.p_corrected)),
@@ -130,16 +132,18 @@ _DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
 )
 
 
-def _simultaneous(difference: Difference) -> Cell:
-    shape = replace(difference.paired.estimate, low=difference.low, high=difference.high)
-    return _change(shape, difference.metric.unit)
+def shown_differences(comparison: Comparison) -> tuple[Difference, ...]:
+    """As many of the differences as a table has room for, those from the baseline first."""
+    if comparison.withheld:
+        return ()
+    first = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
+    return (*first, *(comparison.others if len(comparison.others) <= ROWS else ()))
 
 
 def _differences(comparison: Comparison) -> list[Block]:
     if comparison.baseline is None or comparison.withheld:
         return []
-    first = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
-    others = comparison.others if len(comparison.others) <= ROWS else ()
+    shown = shown_differences(comparison)
     text = (
         f"Paired by seed, in {words.listed([metric.measured for metric in COMPARED])}: each schedule less the "
         "baseline, "
@@ -148,10 +152,11 @@ def _differences(comparison: Comparison) -> list[Block]:
         "intervals hold for all pairs at once; a claim may be made where one just touches 0, since its test goes step "
         "by step."
     )
-    more = [] if others or not comparison.others else [f"{len(comparison.others):,} more pairs are in comparison.json."]
+    left = 0 if len(comparison.others) <= ROWS else len(comparison.others)
+    more = [f"{left:,} more pairs are in comparison.json."] if left else []
     return [
         Heading("Differences"),
-        table(_DIFFERENCE_COLUMNS, [*first, *others]),
+        table(_DIFFERENCE_COLUMNS, shown),
         *(Paragraph(sentence) for sentence in not_shown(len(comparison.results) - 1, "alternatives are")),
         *map(Paragraph, more),
         Paragraph(text),

@@ -1,9 +1,13 @@
-"""What other programs read of a comparison: comparison.json and runs.csv.
+"""What other programs read of a comparison: comparison.json, runs.csv and epochs.csv.
 
-`comparison.json` is `to_json(compare(load_runs(folders)))`. A number that does not exist or is not finite is null.
-Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %. An estimate is
-{n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
+`comparison.json` is `to_json(compare(load_runs(folders)))` with what made it. A number that does not exist or is not
+finite is null. Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interval is Student's at 95 %.
+An estimate is {n, mean, low, high, sd} over n runs (seeds). `*` stands for any key.
 
+    schema: 1; more where a key has gone or means something else, not where one was added
+    made
+      tool, version, command: what was started, in the folder that relative paths are seen from
+      time: UTC; kept as long as the same command makes a report with the same content
     ranking: the only metric that anything is ranked on
     target
       accuracy, chosen: the accuracy for `epochs_to_target` and how it was chosen
@@ -59,8 +63,10 @@ Accuracies are fractions, losses nats, times seconds, epochs 0-based; an interva
     equal_plans: sets of labels that have the same learning rate in every epoch; they are not merged
     problems: what was not sound in the files, sentences
 
-In `runs.csv` a text that a spreadsheet would take for a formula, as it begins with = + - or @, has a ' before it.
-Numbers are numbers, negative ones too.
+`runs.csv` has a line for each run, `epochs.csv` one for each epoch of each run, counted or not: `schedule` is the label
+where the run counts, `group` "main" or "apart 1" and so on, and empty where it does not count; `lr/*` is the rate of a
+parameter group, empty in runs that lack it; the rest is as in metrics.jsonl. In both files a text that a spreadsheet
+would take for a formula, as it begins with = + - or @, has a ' before it. Numbers are numbers, negative ones too.
 """
 
 from __future__ import annotations
@@ -68,10 +74,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
+import harness
 from harness.compare.comparison import DRAWN, Comparison
 from harness.compare.groups import Group, setting_text
 from harness.compare.load import Run
@@ -79,13 +90,47 @@ from harness.compare.metrics import CURVES, LATE_ACCURACY, METRICS
 from harness.compare.results import Result, aggregate
 from harness.compare.verdicts import Difference
 from harness.errors import printable
-from harness.record import finite, flatten
+from harness.record import EpochRow, finite, flatten
+
+SCHEMA = 1
+TOOL = "lr-schedule-lab"
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Made:
+    """What made a report: the tool, its version, the command line and the time, ISO 8601 in UTC."""
+
+    tool: str
+    version: str
+    command: str
+    time: str
+
+
+def made_now() -> Made:
+    """By this process. Its command is what was typed: train.py changes `sys.argv`."""
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    return Made(TOOL, harness.__version__, command, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def with_time_kept(document: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The document, or the earlier one if it has the same content and was made by the same command.
+
+    So a report that is made again has the same bytes, as a reader who compares two of them, or keeps them under version
+    control, expects.
+    """
+    made = earlier.get("made")
+    if not isinstance(made, dict) or not isinstance(time := made.get("time"), str):
+        return document
+    same = {**document, "made": {**document["made"], "time": time}}
+    return same if same == earlier else document
+
+
+def to_json(comparison: Comparison, made: Made | None = None) -> dict[str, Any]:
     """Only dictionaries, lists, text, booleans, null and finite numbers; numbers that are not finite become null."""
     main = comparison.main
     document = {
+        "schema": SCHEMA,
+        "made": asdict(made) if made else None,
         "ranking": LATE_ACCURACY.key,
         "target": {"accuracy": comparison.target_accuracy, "chosen": comparison.target_chosen},
         "baseline": {"label": comparison.baseline, "chosen": comparison.baseline_chosen},
@@ -172,18 +217,38 @@ def _curves(result: Result) -> dict[str, Any]:
 
 def runs_csv(comparison: Comparison) -> str:
     """One line a run with all its settings, results and status; columns that no run fills are not there."""
-    places = {
-        run.name: (number, variant.label)
-        for number, group in enumerate(comparison.groups)
-        for variant in group.variants
-        for run in variant.runs
-    }
-    rows = [_run_row(run, comparison, places.get(run.name)) for run in comparison.runs]
+    places = _places(comparison)
+    rows = [_run_row(run, comparison, *places[run.name]) for run in comparison.runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells: list[list[Any]] = [columns, *([row.get(column) for column in columns] for row in rows)]
+    return _csv_lines(map(_spreadsheet_cell, row) for row in cells)
+
+
+def epochs_csv(comparison: Comparison) -> Iterator[str]:
+    """One line an epoch of a run, given run by run, since there may be a hundred megabytes of them."""
+    places = _places(comparison)
+    names = list(dict.fromkeys(name for run in comparison.runs for row in run.log for name in row.lr))
+    columns = [field.name for field in fields(EpochRow) if field.name not in ("epoch", "lr")]
+    numbers = attrgetter(*columns)
+    head = ["run", "schedule", "group", "seed", "epoch", *(f"lr/{name}" for name in names), *columns]
+    yield _csv_lines([map(_spreadsheet_cell, head)])
+    for run in comparison.runs:
+        its = [*map(_spreadsheet_cell, (run.name, *places[run.name])), run.seed]
+        yield _csv_lines([*its, row.epoch, *(row.lr.get(name) for name in names), *numbers(row)] for row in run.log)
+
+
+def _places(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """By the name of each run its schedule and its group, which is empty for a run that does not count."""
+    places = {run.name: (run.scheduler, "") for run in comparison.runs}
+    for number, group in enumerate(comparison.groups):
+        name = f"apart {number}" if number else "main"
+        places.update({run.name: (variant.label, name) for variant in group.variants for run in variant.runs})
+    return places
+
+
+def _csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_spreadsheet_cell, columns))
-    writer.writerows([_spreadsheet_cell(row.get(column)) for column in columns] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -203,16 +268,16 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) is not None
 
 
-def _run_row(run: Run, comparison: Comparison, place: tuple[int, str] | None) -> dict[str, Any]:
+def _run_row(run: Run, comparison: Comparison, schedule: str, group: str) -> dict[str, Any]:
     final = run.final
     values = {m.key: m.of_run(run, comparison.target_accuracy) for m in METRICS if m.in_runs_csv}
     settings = {**flatten(run.arguments, "scheduler.", lists=True), **run.identity}
     return {
         "run": run.name,
-        "schedule": place[1] if place else run.scheduler,
-        "group": "" if place is None else "main" if place[0] == 0 else f"apart {place[0]}",
+        "schedule": schedule,
+        "group": group,
         "status": run.status,
-        "counted": "yes" if place else "no",
+        "counted": "yes" if group else "no",
         "reason": comparison.left_out.get(run.name, ""),
         "seed": run.seed,
         "epochs": run.epochs,

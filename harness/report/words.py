@@ -58,6 +58,12 @@ def change(value: Estimate, unit: Unit) -> str:
     return f"{mean} [{_signed(value.low, unit)}, {_signed(value.high, unit)}]"
 
 
+def simultaneous(difference: Difference) -> str:
+    """A difference with the interval that holds for all pairs at once."""
+    shape = replace(difference.paired.estimate, low=difference.low, high=difference.high)
+    return change(shape, difference.metric.unit)
+
+
 def amount(value: float, unit: Unit) -> str:
     """A difference as a bare number: percentage points with two decimals, nats with four."""
     text = f"{value * unit.scale:.{unit.digits}f}"

@@ -1,4 +1,4 @@
-"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv and the pictures.
+"""Writes a comparison down: report.md, report.html, comparison.json, runs.csv, epochs.csv, results.tex and pictures.
 
 The folder figures/ has each picture as SVG and PDF too, as wide as a column of a paper.
 """
@@ -6,7 +6,7 @@ The folder figures/ has each picture as SVG and PDF too, as wide as a column of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from harness.compare.comparison import Comparison, compare
 from harness.compare.load import Loaded, load_runs
 from harness.compare.looks import look_at, read_looks, write_looks
 from harness.errors import UserError
-from harness.files import write_atomic
+from harness.files import read_object, write_atomic
 from harness.record import COMPLETED
 from harness.report.blocks import Picture
 from harness.report.content import report_blocks
-from harness.report.exports import runs_csv, to_json
+from harness.report.exports import epochs_csv, made_now, runs_csv, to_json, with_time_kept
+from harness.report.latex import results_tex
 from harness.report.render import html_page, markdown, terminal_text
 from harness.report.words import listed
 
@@ -65,11 +66,15 @@ def write_report(
     drawn = {name: draw(comparison) for name, draw in PICTURES.items()} if comparison.results else {}
     drawings = {name: drawing for name, drawing in drawn.items() if drawing is not None}
     blocks = report_blocks(comparison, [Picture(name, drawing.caption) for name, drawing in drawings.items()])
-    contents: dict[str, str | bytes] = {
+    made = made_now()
+    document = with_time_kept(to_json(comparison, made), read_object(output / "comparison.json"))
+    contents: dict[str, str | bytes | Iterator[str]] = {
         "report.md": markdown(blocks),
         "report.html": html_page(blocks, {name: drawing.svg for name, drawing in drawings.items()}),
-        "comparison.json": json.dumps(to_json(comparison), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "comparison.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "runs.csv": runs_csv(comparison),
+        "epochs.csv": epochs_csv(comparison),
+        "results.tex": results_tex(comparison, made),
         **{name: drawing.png for name, drawing in drawings.items()},
     }
     figures = {f"{_FIGURES}/{Path(n).stem}{end}": data for n, d in drawings.items() for end, data in d.paper.items()}
@@ -79,7 +84,9 @@ def write_report(
         raise UserError(f"{output}: the report cannot be written there: {error.strerror}") from error
     for name, content in (contents | figures).items():
         # A folder's name need not be Unicode, and run.json may name half a surrogate pair.
-        write_atomic(output / name, content.encode(errors="replace") if isinstance(content, str) else content)
+        texts = [content] if isinstance(content, str) else content
+        pieces = texts if isinstance(texts, bytes) else (text.encode(errors="replace") for text in texts)
+        write_atomic(output / name, pieces)
     for name in PICTURES.keys() - drawings.keys():
         for old in (name, *(f"{_FIGURES}/{Path(name).stem}{end}" for end in (".svg", ".pdf"))):
             (output / old).unlink(missing_ok=True)

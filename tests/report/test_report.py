@@ -28,7 +28,7 @@ from harness.report.words import headline, p_text, verdicts, written
 from harness.report.write import Report, write_report
 
 PICTURES = {"lr.png", "curves.png", "differences.png"}
-FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "figures"} | PICTURES
+FILES = {"report.md", "report.html", "comparison.json", "runs.csv", "epochs.csv", "results.tex", "figures"} | PICTURES
 LOOKS = "looks.json"
 HOSTILE = 'a "b" <script>alert(1)</script> & | $x_ *'
 
