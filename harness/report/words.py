@@ -234,13 +234,13 @@ def sharing(comparison: Comparison) -> str:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """A sentence for every difference from the baseline and claim about other pairs; of many only for those claimed."""
+    """A sentence for every claim, then for every other difference from the baseline; of many only for claims."""
     if comparison.baseline is None or comparison.withheld:
         return []
     terms, differences = comparison.terms, comparison.differences
     claims = [difference for difference in comparison.pairs if difference.verdict in CLAIMS]
     if len(differences) <= len(COMPARED) * EACH:
-        said = [*differences, *(claim for claim in claims if claim not in differences)]
+        said = [*claims, *(difference for difference in differences if difference not in claims)]
         return [difference_sentence(difference, terms) for difference in said]
     sentences = [difference_sentence(difference, terms) for difference in claims[:SENTENCES]]
     for metric in COMPARED:

@@ -66,7 +66,7 @@ def test_a_clear_win_reads_as_one(tmp_path: Path) -> None:
 
 def test_a_win_in_loss_is_a_lower_loss(tmp_path: Path) -> None:
     write_pairs(tmp_path, [1.2, 1.3, 1.25, 1.4], [0.91, 0.99, 0.96, 1.1], losses=True)
-    sentence = verdicts(compared(tmp_path))[1]
+    sentence = verdicts(compared(tmp_path))[0]
     assert sentence.startswith("step beats constant in late validation loss by 0.2975 (simultaneous interval 0.27")
 
 
