@@ -66,18 +66,17 @@ class Paired:
         return 2.0 / 2.0**n if n >= 2 else None
 
     @property
-    def wins(self) -> int:
-        """The seeds in which the alternative has the higher value."""
-        return sum(difference > 0 for difference in self.differences)
+    def agreeing(self) -> int:
+        """The seeds whose difference has the sign of the mean."""
+        mean = self.estimate.mean or 0.0
+        return sum(difference * mean > 0 for difference in self.differences)
 
     @property
     def p_sign(self) -> float:
         """The chance that so many seeds or more agree in the sign of the mean difference, were either as likely."""
         from scipy import special
 
-        mean = self.estimate.mean or 0.0
-        agreeing = sum(difference * mean > 0 for difference in self.differences)
-        return float(special.bdtrc(agreeing - 1, len(self.seeds), 0.5)) if agreeing else 1.0
+        return float(special.bdtrc(self.agreeing - 1, len(self.seeds), 0.5)) if self.agreeing else 1.0
 
     def interval(self, alpha: float) -> tuple[float, float] | None:
         """Student's interval at the confidence 1 - `alpha`; None with fewer than two seeds."""

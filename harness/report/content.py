@@ -100,16 +100,12 @@ def _results(comparison: Comparison) -> list[Block]:
     legend = (
         "Mean ± half width of the 95 % interval (Student's t) over the seeds, for each row by itself. Ranked by late "
         "validation accuracy; the test accuracy is shown and never ranked on. Late: the mean over the last tenth of "
-        "the "
-        "epochs (at least two); a single last epoch is shown and not tested. The best epoch's accuracy is the "
-        "highest of "
-        "many that chance moves, and so flatters every row by what it is above the late one. A run that ended no "
-        "better "
-        "than guessing has guessing's late loss. Losses are in nats. Best epoch counts from 0. Late spread: highest "
-        "less "
-        f"lowest validation accuracy in the late epochs. {words.target_note(comparison)} "
-        f"A run meets it once the mean accuracy of its last {SUSTAINED} epochs does, and these are in its time. Times "
-        "are means over the runs that met it, and flatter a schedule of which some did not."
+        "the epochs (at least two); a single last epoch is shown and not tested. The best epoch's accuracy is the "
+        "highest of many that chance moves, and so flatters every row by what it is above the late one. A run that "
+        "ended no better than guessing has guessing's late loss. Losses are in nats. Best epoch counts from 0. Late "
+        f"spread: highest less lowest validation accuracy in the late epochs. {words.target_note(comparison)} A run "
+        f"meets it once the mean accuracy of its last {SUSTAINED} epochs does, and these are in its time. Times are "
+        "means over the runs that met it, and flatter a schedule of which some did not."
     )
     shown = results_table(comparison.leading(ROWS), REPORT, comparison.baseline)
     more = [Paragraph(text) for text in not_shown(len(comparison.results), "schedules are")]
@@ -134,26 +130,21 @@ _DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
 
 def shown_differences(comparison: Comparison) -> tuple[Difference, ...]:
     """As many of the differences as a table has room for, those from the baseline first."""
-    if comparison.withheld:
-        return ()
     first = [row for metric in COMPARED for row in [d for d in comparison.differences if d.metric is metric][:ROWS]]
     return (*first, *(comparison.others if len(comparison.others) <= ROWS else ()))
 
 
 def _differences(comparison: Comparison) -> list[Block]:
-    if comparison.baseline is None or comparison.withheld:
+    if not (shown := shown_differences(comparison)):
         return []
-    shown = shown_differences(comparison)
     text = (
         f"Paired by seed, in {words.listed([metric.measured for metric in COMPARED])}: each schedule less the "
-        "baseline, "
-        f"{comparison.baseline} ({comparison.baseline_chosen}), then all other pairs. {words.terms_text(comparison)} "
-        "The "
-        "intervals hold for all pairs at once; a claim may be made where one just touches 0, since its test goes step "
-        "by step."
+        f"baseline, {comparison.baseline} ({comparison.baseline_chosen}), then all other pairs. "
+        f"{words.terms_text(comparison)} The intervals hold for all pairs at once; a claim may be made where one just "
+        "touches 0, since its test goes step by step."
     )
-    left = 0 if len(comparison.others) <= ROWS else len(comparison.others)
-    more = [f"{left:,} more pairs are in comparison.json."] if left else []
+    left = len(comparison.others)
+    more = [f"{left:,} more pairs are in comparison.json."] if left > ROWS else []
     return [
         Heading("Differences"),
         table(_DIFFERENCE_COLUMNS, shown),
@@ -266,12 +257,11 @@ _METHOD = (
     "corrected p below 0.05, and so many seeds that agree with the sign of the mean that a fair coin would give them "
     "in less than one of five cases.",
     "All pairs of schedules in all compared metrics are tested together (of more than 40 schedules those with the "
-    "baseline "
-    "and with the best, corrected as if all were), so a claim may be read whichever baseline one "
-    "prefers, and the schedules of which none is claimed to be worse than another hold the best one with 95 % "
-    "probability. Up to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test "
-    "(Hochberg and Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with "
-    "the schedule called constant, where there is one.",
+    "baseline and with the best, corrected as if all were), so a claim may be read whichever baseline one prefers, "
+    "and the schedules of which none is claimed to be worse than another hold the best one with 95 % probability. Up "
+    "to six schedules: the closed test (Marcus, Peritz and Gabriel 1976) with Simes' weighted test (Hochberg and "
+    "Liberman 1994); more: Holm's weighted test (1979). Four fifths of the weight lie on the pairs with the schedule "
+    "called constant, where there is one.",
     "A look is a report on these runs or some of them. Of the 5 %, 4.25 are spent on the first and the rest on all "
     "later ones (Lan and DeMets 1983), so that adding seeds until something can be claimed does not make it false more "
     "often. The looks so far are noted in looks.json beside the report.",

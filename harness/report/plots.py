@@ -203,9 +203,8 @@ def draw_differences(comparison: Comparison) -> Drawing | None:
     left = f" The {more:,} lower ranked alternatives are not drawn." if more > 0 else ""
     caption = (
         f"Alternative less {comparison.baseline}: a dot for each seed, the mean, and the interval that holds for all "
-        "pairs "
-        "of schedules at once. What reaches the edge goes on beyond it; an arrow with a number is a mean that lies "
-        f"there.{left}"
+        "pairs of schedules at once. What reaches the edge goes on beyond it; an arrow with a number is a mean that "
+        f"lies there.{left}"
     )
     return make_drawing("differences", caption, partial(_differences, comparison))
 

@@ -182,8 +182,7 @@ def terminal_text(comparison: Comparison) -> str:
         parts += not_shown(len(comparison.results), "schedules are")
         note = (
             "Mean ± half width of the 95 % interval over seeds; late is over the last tenth of the epochs; ranked by "
-            "late "
-            f"validation accuracy, never by test. {words.target_note(comparison)} {words.terms_text(comparison)}"
+            f"late validation accuracy, never by test. {words.target_note(comparison)} {words.terms_text(comparison)}"
         )
         parts.append(textwrap.fill(note, _WIDTH))
     parts += [_budget_lines(comparison)] if comparison.budget else []

@@ -19,7 +19,7 @@ from harness.compare.metrics import (
     diverged,
 )
 from harness.compare.results import Result
-from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate, Paired, p_of_rates
+from harness.compare.stats import ALPHA, MOST_SEEDS, Estimate, p_of_rates
 from harness.compare.verdicts import MOST_BY_SIGN, Difference, Terms
 from harness.errors import plural
 
@@ -104,7 +104,7 @@ def difference_sentence(difference: Difference, terms: Terms) -> str:
         )
     if mean == 0.0 and pair.estimate.sd == 0.0:
         return f"{label} and {other} have the same {metric} with each of the {plural(seeds, 'seed')}."
-    evidence = f"corrected {_p_clause(difference.p_corrected)}, {_agreement(pair)}"
+    evidence = f"corrected {_p_clause(difference.p_corrected)}, in {pair.agreeing} of {plural(seeds, 'seed')}"
     close = f" {_CLOSE}" if difference.is_close else ""
     if difference.ahead is not None:
         interval = _interval(difference, signed=False)
@@ -128,13 +128,6 @@ _CLOSE = "That is close to the threshold of 0.05: another version of a library m
 
 def _margin(terms: Terms) -> str:
     return f"{amount(terms.margin or 0.0, ACCURACY)} points"
-
-
-def _agreement(pair: Paired) -> str:
-    """In how many seeds the difference has the sign of its mean."""
-    mean = pair.estimate.mean or 0.0
-    agreeing = sum(difference * mean > 0 for difference in pair.differences)
-    return f"in {agreeing} of {plural(len(pair.seeds), 'seed')}"
 
 
 def _tendency(mean: float, size: str) -> str:
@@ -168,8 +161,7 @@ def _more_seeds(difference: Difference) -> str:
     most = f"to {needed.most:,}" if needed.most is not None else "upwards without limit"
     return (
         f"{premise} {plural(needed.observed, 'seed')} in all ({more:,} more) would be needed to show it with 80 % "
-        "power "
-        f"({needed.fewest or 2:,} {most} over the 80 % interval of these)."
+        f"power ({needed.fewest or 2:,} {most} over the 80 % interval of these)."
     )
 
 
@@ -235,8 +227,6 @@ def sharing(comparison: Comparison) -> str:
 
 def verdicts(comparison: Comparison) -> list[str]:
     """A sentence for every claim, then for every other difference from the baseline; of many only for claims."""
-    if comparison.baseline is None or comparison.withheld:
-        return []
     terms, differences = comparison.terms, comparison.differences
     claims = [difference for difference in comparison.pairs if difference.verdict in CLAIMS]
     if len(differences) <= len(COMPARED) * EACH:
@@ -273,8 +263,8 @@ def terms_text(comparison: Comparison) -> str:
     first = "the first look at these runs" if look == 1 else f"look {look} at these runs or some of them"
     return (
         f"Corrected for all {plural(tests, 'test')}, whichever schedule is taken for the baseline, and for looking "
-        "again: "
-        f"this is {first}, at which any false claim has a chance of {level * 100:.2g} %, and of 5 % over all looks."
+        f"again: this is {first}, at which any false claim has a chance of {level * 100:.2g} %, and of 5 % over all "
+        "looks."
     )
 
 

@@ -58,8 +58,8 @@ def write_report(
             `output` cannot be a folder.
     """
     loaded = load_runs(folders)
-    places = dict.fromkeys([output, *(folder / "report" for folder in folders if (folder / "report").is_dir())])
-    looks = read_looks(list(places))
+    reports = [folder / "report" for folder in folders if (folder / "report").is_dir()]
+    looks = read_looks([output, *reports])
     comparison = compare(loaded, baseline, target_accuracy, margin, looks, _withheld(loaded, jobs))
     from harness.report.plots import PICTURES  # matplotlib is slow to import and needed only now
 
@@ -93,9 +93,10 @@ def write_report(
     if comparison.main is not None and comparison.can_claim:
         looks = looks.with_(look_at(comparison.main))
         write_looks(output, looks)
-        for place in places:
-            with suppress(UserError):  # a folder that may only be read
-                write_looks(place, looks)
+        for other in reports:
+            if other != output:
+                with suppress(UserError):  # a folder that may only be read
+                    write_looks(other, looks)
     files = (*contents, *([_FIGURES] if figures else []))
     return Report(terminal_text(comparison), tuple(output / name for name in files), comparison)
 

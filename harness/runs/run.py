@@ -273,23 +273,28 @@ def _train(training: Training, tracker: Tracker, interruption: Interruption) -> 
             tracker.epoch(row)
             _look_at_loss(training, score)
             display.finished(row)
-            since, state_now = time.perf_counter(), cache(lambda: _state_now(training))
-            is_best, leaves = training.best is row, training.walk.leaves(epoch + 1)
-            # Who continues the run from a state in the store passes by the best one: it has to be there by then.
-            is_due = training.checkpoints.is_due(epoch + 1, config.epochs) or (is_best and leaves)
-            if is_due or interruption.asked:
-                _save_checkpoint(training, state_now(), since)
+            if _leave_state(training, interruption.asked):
                 saved = epoch + 1
-            elif leaves:
-                _save_best(training)
-            elif is_best:
-                _keep_best(training, state_now())
-            training.walk.passed(epoch + 1, state_now)
-            if saved == epoch + 1:  # else a signal came only now, and the next epoch's end is where to stop
-                interruption.stop_if_asked()
+                interruption.stop_if_asked()  # a signal that comes after an epoch that is not saved waits for the next
     training.behind.wait()
     if profiler is not None and not profiler.is_done:
         log.warning("profile=true: no epoch was trained that could be profiled; resume=never trains them all")
+
+
+def _leave_state(training: Training, is_asked: bool) -> bool:
+    """After an epoch: leave the state to checkpoints and stage store as they are due; whether a checkpoint has it."""
+    since, state_now, done = time.perf_counter(), cache(lambda: _state_now(training)), len(training.rows)
+    is_best, leaves = training.best is training.rows[-1], training.walk.leaves(done)
+    # Who continues the run from a state in the store passes by the best one: it has to be there by then.
+    is_due = training.checkpoints.is_due(done, training.request.config.epochs) or (is_best and leaves)
+    if is_due or is_asked:
+        _save_checkpoint(training, state_now(), since)
+    elif leaves:
+        _save_best(training)
+    elif is_best:
+        _keep_best(training, state_now())
+    training.walk.passed(done, state_now)
+    return is_due or is_asked
 
 
 def _epoch(training: Training, epoch: int, batches: Batches) -> tuple[EpochRow, Score]:

@@ -97,8 +97,7 @@ class GraphedStep:
     learning rates from the device's memory, where they lie as float32, so a schedule never forces another recording.
     The optimizer itself keeps them as the floats that the scheduler computes with. It is recorded on `stream`, else on
     one of its own: the libraries' workspaces belong to that, and graphs that are replayed at the same time must not
-    share them. Source: PyTorch's notes on CUDA
-    graphs, whole-network capture.
+    share them. Source: PyTorch's notes on CUDA graphs, whole-network capture.
     """
 
     def __init__(
